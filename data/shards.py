@@ -1,0 +1,257 @@
+"""Prepared data on disk: token shards in the layout of llm.c and modded-nanogpt, and the `meta.json` beside them.
+
+A shard is 256 int32 (magic, version, token count, zeros), then the tokens as uint16, all little-endian. The shards of a
+split, in the order of their names, are one stream. Other people's shards work as they are, without a `meta.json`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.uint16]
+
+MAGIC, VERSION = 20240520, 1
+HEADER_BYTES = 256 * 4
+TOKEN_BYTES = 2
+META = "meta.json"
+META_BYTES = 1 << 28  # a document offset takes about 12 bytes; no honest file comes near, and a hostile one is not read
+SCAN_TOKENS = 1 << 24
+
+
+def open_split(data_dir: str | Path, split: str) -> "Tokens":
+    """The tokens of `train` or `val` in a folder: every file that matches `*<split>*.bin`, in name order.
+
+    Reads headers and sizes, not the tokens. ValueError, naming file and position: no shard, wrong magic or version, a size
+    that is not the header's, or shards other than those that `meta.json` lists.
+    """
+    folder = Path(data_dir)
+    paths = sorted(folder.glob(f"*{split}*.bin"))
+    if not paths:
+        raise ValueError(f"{folder} holds no *{split}*.bin; type: python -m data.prepare pystdlib --out {folder}")
+    tokens = Tokens(paths)
+    meta = read_meta(folder)
+    if meta is not None:
+        listed = sorted(name for name in meta.shards if split in name)
+        found = [path.name for path in paths]
+        if listed != found:
+            raise ValueError(f"{folder / META} lists the {split} shards {listed}, the folder holds {found}; prepare it again")
+        if meta.tokens[split] != len(tokens):
+            raise ValueError(
+                f"{folder / META} counts {meta.tokens[split]} {split} tokens, the shards hold {len(tokens)}; prepare it again"
+            )
+    return tokens
+
+
+class Tokens:
+    """One stream of uint16 tokens over memory-mapped shards."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = tuple(paths)
+        self._shards = [_map(path) for path in paths]
+        self._ends = np.cumsum([shard.size for shard in self._shards], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def read(self, start: int, count: int) -> Ids:
+        """A copy of tokens start to start + count, across shard boundaries."""
+        assert 0 <= start <= start + count <= len(self), f"read({start}, {count}) of {len(self)} tokens"
+        out = np.empty(count, dtype=np.uint16)
+        done = 0
+        while done < count:
+            index, first = self._locate(start + done)
+            piece = self._shards[index][first : first + count - done]
+            out[done : done + piece.size] = piece
+            done += piece.size
+        return out
+
+    def check_vocabulary(self, vocab_size: int, rank: int = 0, world_size: int = 1) -> None:
+        """ValueError, naming file and position, for a token id at or above vocab_size; reads rank's share of the stream."""
+        first, last = len(self) * rank // world_size, len(self) * (rank + 1) // world_size
+        for start in range(first, last, SCAN_TOKENS):
+            tokens = self.read(start, min(SCAN_TOKENS, last - start))
+            if int(tokens.max()) >= vocab_size:
+                worst = int(np.argmax(tokens >= vocab_size))
+                index, position = self._locate(start + worst)
+                raise ValueError(
+                    f"{self.paths[index]}: token {position} is {tokens[worst]}, beyond the vocabulary of {vocab_size}; "
+                    "name the tokenizer that wrote it, or prepare the data again"
+                )
+
+    def fingerprint(self) -> str:
+        """A hash of names, sizes and a sample of the tokens: tells a changed set without reading all of it."""
+        digest = hashlib.sha256()
+        for path, shard in zip(self.paths, self._shards, strict=True):
+            sample = shard[:: max(1, shard.size // 4096)]
+            digest.update(f"{path.name} {shard.size} ".encode() + sample.tobytes())
+        return digest.hexdigest()
+
+    def _locate(self, position: int) -> tuple[int, int]:
+        """Shard and place in it of a token of the stream."""
+        index = int(np.searchsorted(self._ends, position, side="right"))
+        return index, position - int(self._ends[index] - self._shards[index].size)
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What `meta.json` says of a prepared folder. Splits are the keys `train` and `val`."""
+
+    tokenizer: str
+    vocab_size: int
+    tokens: dict[str, int]
+    bytes: dict[str, int]  # of text, end-of-text tokens not counted
+    documents: dict[str, int]
+    val_document_offsets: list[int]  # first token of each validation document, in the stream of the validation split
+    source: str
+    revision: str
+    corpus_sha256: str  # of the texts and their splits, whatever the tokenizer
+    shards: dict[str, str]  # file name -> sha256 of the file
+    settings: dict[str, Any] = field(default_factory=dict)  # what it was prepared with; equal settings find it finished
+    expected: dict[str, int] = field(default_factory=dict)  # published totals that these differ from
+
+
+def read_meta(data_dir: str | Path) -> Meta | None:
+    """The folder's `meta.json`, checked field by field as the foreign data it is; None where there is none.
+
+    ValueError naming the file and the field.
+    """
+    path = Path(data_dir) / META
+    if not path.exists():
+        return None
+    if path.stat().st_size > META_BYTES:
+        raise ValueError(f"{path} is {path.stat().st_size} bytes, more than {META_BYTES}; prepare the folder again")
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); prepare the folder again") from error
+    problem = _problem(values)
+    if problem:
+        raise ValueError(f"{path}: {problem}; prepare the folder again")
+    return Meta(**values)
+
+
+def write_meta(data_dir: str | Path, meta: Meta) -> None:
+    """Writes `meta.json` atomically."""
+    write_text(Path(data_dir) / META, json.dumps(asdict(meta), indent=1) + "\n")
+
+
+def verify(data_dir: str | Path) -> list[str]:
+    """Reads a prepared folder whole: headers, counts, token ids below the vocabulary, sha256 of each shard.
+
+    Returns one line of success a split; ValueError naming file and position of the first damage. Foreign shards without
+    `meta.json` are checked for header and size alone.
+    """
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; type: python -m data.prepare verify DIR")
+    meta = read_meta(folder)
+    lines = []
+    for split in ("train", "val"):
+        tokens = open_split(folder, split)
+        if meta is not None:
+            tokens.check_vocabulary(meta.vocab_size)
+            for path in tokens.paths:
+                found = file_sha256(path)
+                if found != meta.shards[path.name]:
+                    raise ValueError(f"{path}: sha256 is {found}, {META} says {meta.shards[path.name]}; prepare it again")
+        checked = "headers, sizes, ids and sha256 agree" if meta else f"headers and sizes agree; no {META} to check more by"
+        lines.append(f"{folder} {split}: {len(tokens.paths)} shards, {len(tokens):,} tokens, {checked}")
+    return lines
+
+
+def header(count: int) -> bytes:
+    """The header of a shard of that many tokens."""
+    values = np.zeros(HEADER_BYTES // 4, dtype="<i4")
+    values[:3] = MAGIC, VERSION, count
+    return values.tobytes()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all: temporary name, fsync, rename."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        sync(file)
+    os.replace(partial, path)
+
+
+def sync(file: Any) -> None:
+    """Forces what was written to an open file onto the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _map(path: Path) -> Ids:
+    """The tokens of a shard, memory-mapped; ValueError for what is no shard."""
+    with path.open("rb") as file:
+        count = _read_count(path, file)
+        size = os.fstat(file.fileno()).st_size
+        if size != HEADER_BYTES + TOKEN_BYTES * count:
+            place = f"its {count} tokens end at byte {HEADER_BYTES + TOKEN_BYTES * count}, the file at byte {size}"
+            raise ValueError(f"{path}: {place}; it was cut or added to: copy it or prepare it again")
+        if count == 0:
+            raise ValueError(f"{path}: the header at byte 8 counts 0 tokens; delete the file")
+        return np.memmap(file, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
+
+
+def _read_count(path: Path, file: BinaryIO) -> int:
+    head = np.frombuffer(file.read(12), dtype="<i4")
+    if head.size < 3:
+        raise ValueError(f"{path}: no room for the header of {HEADER_BYTES} bytes; copy it or prepare it again")
+    magic, version, count = head.tolist()
+    if magic != MAGIC:
+        raise ValueError(f"{path}: magic at byte 0 is {magic}, a token shard has {MAGIC}; remove the file or prepare again")
+    if version != VERSION:
+        raise ValueError(f"{path}: version at byte 4 is {version}, this program reads {VERSION}; prepare the data again")
+    if count < 0:
+        raise ValueError(f"{path}: token count at byte 8 is {count}; copy the file or prepare it again")
+    return int(count)
+
+
+def _problem(values: Any) -> str | None:
+    """What is wrong with the parsed `meta.json`, if anything is."""
+    if not isinstance(values, dict):
+        return "it is no JSON object"
+    required = {f.name for f in fields(Meta)} - {"settings", "expected"}
+    if missing := required - values.keys():
+        return f"{sorted(missing)[0]!r} is missing"
+    if unknown := values.keys() - {f.name for f in fields(Meta)}:
+        return f"{sorted(unknown)[0]!r} is unknown"
+    for name in ("tokenizer", "source", "revision", "corpus_sha256"):
+        if not isinstance(values[name], str):
+            return f"{name!r} is no text"
+    for name in ("tokens", "bytes", "documents"):
+        counts = values[name]
+        if not isinstance(counts, dict) or counts.keys() != {"train", "val"} or not all(map(_is_count, counts.values())):
+            return f"{name!r} does not count train and val"
+    if not _is_count(values["vocab_size"]) or not 1 <= values["vocab_size"] <= 1 << 16:
+        return "'vocab_size' does not fit uint16 tokens"
+    offsets = values["val_document_offsets"]
+    if not isinstance(offsets, list) or not all(map(_is_count, offsets)) or offsets != sorted(set(offsets)):
+        return "'val_document_offsets' do not rise"
+    shards = values["shards"]
+    if not isinstance(shards, dict) or not all(_is_shard_name(k) and isinstance(v, str) for k, v in shards.items()):
+        return "'shards' does not map plain *.bin file names to sha256"
+    return next(
+        (f"{name!r} is no JSON object" for name in ("settings", "expected") if not isinstance(values.get(name, {}), dict)), None
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_shard_name(name: str) -> bool:
+    return name.endswith(".bin") and name == Path(name).name and "\\" not in name
