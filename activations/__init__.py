@@ -1,0 +1,11 @@
+"""Learnable activations, exact at initialisation: usable with torch alone.
+
+act = activations.build("hermite:degree=3", channels=3072, input_std=0.55)
+activations.gains(act)          # (E[F^2], E[F'^2]) under N(0, 0.55^2): 0.55^2 and 1
+"""
+
+from activations.activation import Activation, gains
+from activations.groups import parameter_groups
+from activations.registry import build, names
+
+__all__ = ["Activation", "build", "gains", "names", "parameter_groups"]

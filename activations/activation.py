@@ -1,0 +1,156 @@
+"""The base of every activation: its options, its parameters in z = x / input_std, and what it owes to the tests.
+
+F(x) = s G(x / s), s = `input_std`: a family writes down G for N(0, 1) inputs and never thinks about s again.
+A family is a subclass in a file of its own plus one line in `registry.FAMILIES`. It states
+
+    degrees     names of the options that are degrees (empty where it has none), each with its allowed range in `options`
+    evaluate    G in plain float64 formulas, differentiable: what `reference`, quadrature and the fits rely on
+    forward     the fast path, through `activations.kernels` or a torch operator
+    initial     (learnable families) the parameters' starting values in float64, by `init`
+    fitted      (learnable families) the parameters that match a target, see fit.py
+
+and may override `moments` where a closed form exists and `kinks` where G is not smooth.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from activations import moments
+
+Values = dict[str, Tensor]  # parameter name -> float64, (k,) for a whole layer or (rows, k)
+
+
+class Option(NamedTuple):
+    """One `key=value` of a spec string: what it is when left out, and what it may be."""
+
+    default: int | str | bool
+    allowed: range | tuple[str, ...] | tuple[bool, ...]
+
+
+class Activation(nn.Module):
+    """(..., channels) -> (..., channels), elementwise, dtype kept, evaluated in float32 or wider and rounded once.
+
+    `channels` is the size of the last dimension; `input_std` (0-dim float32 buffer) the standard deviation that the inputs are
+    expected to have; `spec` the canonical spec string, set by `registry.build`.
+    """
+
+    options: ClassVar[dict[str, Option]] = {}
+    degrees: ClassVar[tuple[str, ...]]
+    lr_scale: ClassVar[float] = 1.0  # multiplies the learning rate of this family's parameters
+    spec: str = ""
+    input_std: Tensor
+
+    def __init__(self, channels: int, input_std: float = 1.0, **options: Any) -> None:
+        super().__init__()
+        self.channels = channels
+        self.choices: dict[str, Any] = {key: option.default for key, option in self.options.items()} | options
+        # The fixed ones keep it out of the checkpoint, so that a GELU model has GPT-2's names and no others.
+        self.register_buffer("input_std", torch.tensor(input_std, dtype=torch.float32), persistent=isinstance(self, Learnable))
+
+    def evaluate(self, values: Values, z: Tensor) -> Tensor:
+        """G(z) in float64 for parameters `values`; (..., 1) or (..., channels) in, broadcast against `values[name][..., k]`."""
+        raise TypeError(f"{type(self).__name__} has no evaluate(): every family states its formula")
+
+    def values(self) -> Values:
+        """The parameters in float64, detached; shapes as stored."""
+        return {}
+
+    @property
+    def unit(self) -> Tensor:
+        """s in F(x) = s G(x / s), 0-dim: 1 where the input law does not enter."""
+        return torch.ones_like(self.input_std)
+
+    def reference(self, x: Tensor) -> Tensor:
+        """F(x) in float64 by the plain formula, differentiable in x: slow, and independent of `forward`."""
+        s = self.unit.double()
+        by_channel = {name: self._per_channel(value) for name, value in self.values().items()}
+        return s * self.evaluate(by_channel, x.double() / s)
+
+    def kinks(self, values: Values) -> Tensor:
+        """Where G is continuous but not smooth, in z, float64: quadrature puts its panel ends there."""
+        return torch.zeros(0, dtype=torch.float64)
+
+    def moments(self, values: Values, std: float) -> moments.Moments:
+        """E G, E G^2, E G'^2 under z ~ N(0, std^2), one entry a row of `values`."""
+        return moments.quadrature(lambda z: self.evaluate(values, z), std, self.kinks(values))
+
+    def extra_repr(self) -> str:
+        return f"{self.spec!r}, channels={self.channels}, input_std={float(self.input_std):.4g}"
+
+    def _per_channel(self, value: Tensor) -> Tensor:
+        rows = value.shape[0] if value.dim() == 2 else 1
+        return value if rows == 1 else value.repeat_interleave(self.channels // rows, dim=0)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Coefficients follow to another device and to float64, never to half precision (a bf16 step below 0.2 % is lost)."""
+
+        def keep_precision(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
+
+        super()._apply(keep_precision, recurse)
+        return self
+
+
+LEARNABLE_OPTIONS = {
+    "per": Option("layer", ("layer", "channel")),
+    "init": Option("unit", ("unit", "paper", "fit-gelu")),
+    "learnable": Option(True, (True, False)),
+}
+
+
+class Learnable(Activation):
+    """An activation with parameters: `per` layer or channel, starting at `init`, buffers when `learnable=false`.
+
+    Parameters are stored as (k,) or (channels, k); they take no weight decay (groups.py), since decay would undo the gain.
+    """
+
+    parameter_names: ClassVar[tuple[str, ...]]
+
+    def __init__(self, channels: int, input_std: float = 1.0, **options: Any) -> None:
+        super().__init__(channels, input_std, **options)
+        if self.choices["init"] == "paper":
+            self.input_std.fill_(1.0)  # the published initialisations know nothing of the inputs' law
+        for name, value in self.initial(self.choices["init"]).items():
+            self._store(name, value)
+
+    def initial(self, init: str) -> Values:
+        """The starting values in float64; (k,) is repeated over the rows."""
+        raise TypeError(f"{type(self).__name__} has no initial(): every learnable family states where it starts")
+
+    def rows(self) -> int:
+        """How many sets of parameters there are: 1 (a whole layer, stored without a row dimension) or one a channel."""
+        return self.channels if self.choices["per"] == "channel" else 1
+
+    @property
+    def unit(self) -> Tensor:
+        return self.input_std
+
+    def values(self) -> Values:
+        return {name: getattr(self, name).detach().double() for name in self.parameter_names}
+
+    def _store(self, name: str, value: Tensor) -> None:
+        if self.rows() > 1 and value.dim() == 1:
+            value = value.expand(self.rows(), -1)
+        value = value.to(torch.float32).contiguous().clone()
+        if self.choices["learnable"]:
+            self.register_parameter(name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value)
+
+
+def gains(module: nn.Module, std: float | None = None) -> tuple[float, float]:
+    """(E F^2, E F'^2) under x ~ N(0, std^2), averaged over channels, in closed form where there is one.
+
+    std None: the module's `input_std`. ValueError for a module that is not an `Activation`.
+    """
+    if not isinstance(module, Activation):
+        raise ValueError(
+            f"gains takes an activation of ours, not {type(module).__name__}; use activations.build or activations.swap"
+        )
+    s = float(module.unit)
+    found = module.moments(module.values(), (float(module.input_std) if std is None else std) / s)
+    return float(s**2 * found.second.mean()), float(found.slope.mean())

@@ -1,0 +1,67 @@
+"""Hermite activation: G(z) = sum_{k=0..n} a_k He_k(z) / k!, He_k the probabilists' Hermite polynomials.
+
+Khalfaoui-Hassani and Kesselheim, Polynomial, trigonometric, and tropical activations, arXiv 2502.01247.
+The derivative is the same series with a shifted by one: (He_k / k!)' = He_{k-1} / (k-1)!.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
+from activations.kernels.hermite import hermite
+from activations.moments import Moments, unit_gain
+
+
+class Hermite(Learnable):
+    """`coefficients`: (n+1,) or (channels, n+1).
+
+    init=unit: all a_k equal, a_0 by the Poincare rule: E F^2 = s^2, E F'^2 = 1. init=paper: a_k = 1/sqrt(e),
+    a_0 = sqrt((1 - 1/n!)/e), whose gain is sum_{k<n} 1/(k! e). At unit gain float16 overflows beyond |x|/s = 87, 26, 16 for
+    degree 3, 5, 8; float32 and wider saturate to +-inf far beyond.
+    """
+
+    options: ClassVar = {"degree": Option(3, range(1, 17)), **LEARNABLE_OPTIONS}
+    degrees = ("degree",)
+    parameter_names = ("coefficients",)
+    coefficients: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return hermite(x, self.coefficients, self.input_std)
+
+    def evaluate(self, values: Values, z: Tensor) -> Tensor:
+        a = values["coefficients"]
+        below, g = torch.zeros_like(z), torch.ones_like(z)
+        total = a[..., 0] * g
+        for k in range(1, a.shape[-1]):
+            below, g = g, (z * g - below) / k  # He_k / k! by its three-term recurrence
+            total = total + a[..., k] * g
+        return total
+
+    def initial(self, init: str) -> Values:
+        a = torch.ones(self.choices["degree"] + 1, dtype=torch.float64)
+        a[0] = 0
+        if init == "paper":
+            a[0] = math.sqrt(1 - 1 / math.factorial(self.choices["degree"]))
+            return {"coefficients": a / math.sqrt(math.e)}
+        scale, shift = unit_gain(self.moments({"coefficients": a}, 1.0))
+        a = scale * a
+        a[0] = shift
+        return {"coefficients": a}
+
+    def moments(self, values: Values, std: float) -> Moments:
+        """E G^2 = sum_m A_m^2 / m!, E G'^2 = std^-2 sum_m m A_m^2 / m! with A the coefficients of G(std z)."""
+        A = rescale(values["coefficients"], std)
+        k = torch.arange(A.shape[-1], dtype=torch.float64)
+        energy = A.square() / (k + 1).lgamma().exp()
+        return Moments(A[..., 0], energy.sum(-1), (k * energy).sum(-1) / std**2)
+
+
+def rescale(a: Tensor, ratio: float) -> Tensor:
+    """Coefficients of z -> G(ratio z): A_m = ratio^m sum_j a_{m+2j} tau^j / j!, tau = (ratio^2 - 1) / 2."""
+    tau = (ratio**2 - 1) / 2
+    n = a.shape[-1]
+    columns = [sum(a[..., m + 2 * j] * (tau**j / math.factorial(j)) for j in range((n - 1 - m) // 2 + 1)) for m in range(n)]
+    return torch.stack([torch.as_tensor(column) * ratio**m for m, column in enumerate(columns)], dim=-1)

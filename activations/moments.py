@@ -1,0 +1,83 @@
+"""Second moments under Gaussian inputs, and the initialisation that makes them exact.
+
+**Theorem** (Poincare initialisation). Let z ~ N(0, 1) and h be locally absolutely continuous, not constant, E h'^2 < infinity.
+The Gaussian Poincare inequality (Nash 1958; Chernoff 1981) says Var h <= E h'^2, with equality iff h is affine. Hence
+
+    S = 1 / sqrt(E h'^2),     a_0 = -S E h + sqrt(1 - S^2 Var h)
+
+are real, and F = a_0 + S h has E F^2 = E F'^2 = 1 exactly. It lies in a family iff the family is closed under h -> S h + a_0:
+one free constant and one free scale, whatever the basis. For x ~ N(0, s^2), F(x) = s G(x / s) with this G has E F^2 = s^2 and
+E F'^2 = 1. Absolute continuity is needed, not just a derivative almost everywhere: h = z + 10 [z > 0] has E h'^2 = 1, Var h = 34.
+The rule generalises the one for Hermite series (Khalfaoui-Hassani and Kesselheim, arXiv 2502.01247) to any basis.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Z_MAX = 12.0  # beyond it the normal density is under 1e-31 of its peak
+
+
+class Moments(NamedTuple):
+    """E G, E G^2, E G'^2 in float64, one entry a row of parameters (0-dim for a whole layer)."""
+
+    mean: Tensor
+    second: Tensor
+    slope: Tensor
+
+
+def unit_gain(of: Moments) -> tuple[Tensor, Tensor]:
+    """(S, a_0) of the theorem: S h + a_0 has both second moments 1."""
+    scale = of.slope.rsqrt()
+    variance = of.second - of.mean.square()
+    # Var h = E h'^2 for affine h: only there can rounding make the radicand negative.
+    return scale, (1 - scale.square() * variance).clamp(min=0).sqrt() - scale * of.mean
+
+
+def quadrature(function: Callable[[Tensor], Tensor], std: float, kinks: Tensor) -> Moments:
+    """The moments of `function` under N(0, std^2): Gauss-Legendre on panels between the kinks, halved until stable.
+
+    `function` maps (N, 1) float64 to (N, rows) or (N, 1) and is differentiable by autograd. Panels beat Gauss-Hermite, which
+    still errs by 4e-3 at 160 nodes for a rational with a pole 0.2 from the real axis.
+    """
+    previous = _panel_moments(function, std, kinks, panels=24)
+    for panels in (48, 96, 192, 384, 768):
+        current = _panel_moments(function, std, kinks, panels)
+        if all(torch.allclose(a, b, rtol=1e-13, atol=1e-15) for a, b in zip(previous, current, strict=True)):
+            break
+        previous = current
+    return current
+
+
+def differentiate(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """F(x) and F'(x) of an elementwise function by autograd; x: (N, 1), both (N, rows), detached."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        value = function(x)
+        columns = [value[:, row].sum() for row in range(value.shape[1])] if value.dim() == 2 else [value.sum()]
+        slopes = [torch.autograd.grad(column, x, retain_graph=True)[0] for column in columns]
+    return value.detach(), torch.cat(slopes, dim=-1)
+
+
+def _panel_moments(function: Callable[[Tensor], Tensor], std: float, kinks: Tensor, panels: int) -> Moments:
+    edges = torch.linspace(-Z_MAX, Z_MAX, panels + 1, dtype=torch.float64)
+    inside = kinks.flatten() / std
+    edges = torch.cat([edges, inside[inside.abs() < Z_MAX]]).unique()
+    nodes, weights = gauss_legendre(16)
+    half, middle = (edges[1:] - edges[:-1]) / 2, (edges[1:] + edges[:-1]) / 2
+    z = (middle[:, None] + half[:, None] * nodes).reshape(-1, 1)
+    density = (half[:, None] * weights).reshape(-1, 1) * torch.exp(-z.square() / 2) * (2 * torch.pi) ** -0.5
+    value, slope = differentiate(function, std * z)
+    return Moments(*((density * f).sum(dim=0).squeeze() for f in (value, value.square(), slope.square())))
+
+
+@lru_cache(maxsize=8)
+def gauss_legendre(n: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights on [-1, 1], (n,) float64: eigenvalues of the Jacobi matrix (Golub and Welsch 1969)."""
+    k = torch.arange(1, n, dtype=torch.float64)
+    off_diagonal = k / (4 * k.square() - 1).sqrt()
+    nodes, vectors = torch.linalg.eigh(torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1))
+    return nodes, 2 * vectors[0].square()
