@@ -1,0 +1,92 @@
+"""Which runs may be compared: those that differ in activation, seed and the fields that the comparison says it varies.
+
+Checked, not hoped: configurations field by field, and the hashes that each run took of what it was fed and where it started.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from activations import registry
+from comparison.record import Record
+
+# They say where a run lies and whom it tells, not what it computes.
+BOOKKEEPING = frozenset(
+    ("out_dir", "resume", "wandb", "wandb_project", "wandb_run_name", "keep_checkpoints", "checkpoint_interval", "timeout_s")
+)
+LEARNING_RATE_FIELDS = ("learning_rate", "min_lr")
+_UNRESOLVED = {"vocab_size": 0, "tokenizer": ""}  # a plan leaves them to the data, a finished run names them
+
+
+def check(records: Sequence[Record], varied: Collection[str]) -> None:
+    """Refuse, by a ValueError that names the first difference, runs that differ in more than activation, seed and `varied`.
+
+    Runs of one seed and one set of varied values must have been fed the same bytes and have started from the same weights
+    outside the activation; the learning rate changes neither, so it counts as no varied value here.
+    """
+    if not records:
+        raise ValueError("no finished runs to compare")
+    first = records[0]
+    first_of: dict[tuple[Any, ...], Record] = {}
+    seen: dict[tuple[Any, ...], Record] = {}
+    groups = sorted(set(varied) - set(LEARNING_RATE_FIELDS))
+    for record in records:
+        for name in _differing(first.config, record.config, BOOKKEEPING | {"activation", "seed", *varied}):
+            raise ValueError(
+                f"{describe(first)} and {describe(record)} differ in {name}: {first.config.get(name)!r} and "
+                f"{record.config.get(name)!r}; give it to --vary if that is what you compare"
+            )
+        if record.data != first.data and "data_dir" not in varied:
+            raise ValueError(
+                f"{describe(first)} and {describe(record)} differ in the data: {_first_difference(first.data, record.data)}"
+            )
+        values = tuple(repr(record.config.get(name)) for name in groups)
+        twin = seen.setdefault(
+            (record.activation, record.seed, *(repr(record.config.get(name)) for name in sorted(varied))), record
+        )
+        if twin is not record:
+            raise ValueError(f"there are two runs of {describe(record)}; leave one out")
+        peer = first_of.setdefault((record.seed, *values), record)
+        for name, what in (
+            ("data_hash", "the bytes they were fed"),
+            ("init_hash", "their initial weights outside the activation"),
+        ):
+            if getattr(peer, name) != getattr(record, name):
+                raise ValueError(
+                    f"{describe(peer)} and {describe(record)} differ in {what}: {name} {getattr(peer, name)[:12]} and "
+                    f"{getattr(record, name)[:12]}; train them again from one commit and one data folder"
+                )
+
+
+def same_run(planned: dict[str, Any], finished: dict[str, Any]) -> bool:
+    """Whether a finished run's configuration is the planned one, as far as computation goes."""
+    resolved = {name for name, value in _UNRESOLVED.items() if planned[name] == value}
+    same_activation = registry.check(planned["activation"]) == registry.check(finished["activation"])
+    return same_activation and not _differing(planned, finished, BOOKKEEPING | {"activation"} | resolved)
+
+
+def notes(records: Iterable[Record]) -> list[str]:
+    """What differs between runs without making them unfair, for the report: code, machines, versions."""
+    found = []
+    provenances = [record.provenance for record in records]
+    for name in ("commit", "versions", "hardware"):
+        values = {repr(p.get(name)): p.get(name) for p in provenances}
+        if len(values) > 1:
+            found.append(f"The runs differ in {name}: {'; '.join(sorted(values))}.")
+    if any(p.get("dirty") for p in provenances):
+        found.append("Some runs come from a working tree with uncommitted changes.")
+    return found
+
+
+def describe(record: Record) -> str:
+    """A run in words: activation, seed, and where it lay."""
+    return f"{record.config['activation']} seed {record.seed} ({record.config.get('out_dir') or 'no folder'})"
+
+
+def _differing(a: dict[str, Any], b: dict[str, Any], skipped: Collection[str]) -> list[str]:
+    """Fields outside `skipped` whose values differ, by name."""
+    return [name for name in sorted(a.keys() | b.keys()) if name not in skipped and a.get(name) != b.get(name)]
+
+
+def _first_difference(a: dict[str, Any], b: dict[str, Any]) -> str:
+    name = next(name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name))
+    return f"{name} {str(a.get(name))[:60]!r} and {str(b.get(name))[:60]!r}"

@@ -1,0 +1,185 @@
+"""What a finished run tells, as one JSON object: all that a comparison needs of it, so that its folder may go.
+
+Read from a run's folder (`read`) or from a results.json (`from_json`), which may be anybody's: it is validated as data.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from activations import registry
+from runtime import log
+
+MEASURED = "measured.json"  # what comparison.measure adds to a run's folder
+_CURVE_POINTS = 100
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run. `config` is the resolved one; hashes are hexadecimal; losses are nats a token; `None` is not known."""
+
+    config: dict[str, Any]
+    data_hash: str
+    """Chained over every batch the run was fed."""
+    init_hash: str
+    """Of the initial weights that are not the activation's."""
+    data: dict[str, Any]
+    """What was trained and validated on: hashes of corpus and shards."""
+    evaluations: dict[str, list[float]]
+    """Columns step, elapsed_s, val_loss."""
+    training: dict[str, list[float]]
+    """Columns step, train_loss: means of equal stretches of the run."""
+    bits_per_byte: float | None
+    parameters: int
+    activation_parameters: int
+    tokens_per_second: float | None
+    """Median of the training rows, as the next one."""
+    ms_per_step: float | None
+    peak_memory_bytes: int | None
+    provenance: dict[str, Any]
+    """Commit, dirty, versions, hardware, command."""
+    documents: dict[str, list[float]] = field(default_factory=dict)
+    """Columns nats, targets, bytes of each validation document at the last step; empty where not measured."""
+    gains: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Layer -> columns step, second_moment (E[F^2] / s^2), slope (E[F'^2]), measured on training inputs."""
+    shapes: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Layer -> column x, and one column of values for each step, named by it."""
+
+    @property
+    def activation(self) -> str:
+        """The canonical spec."""
+        return registry.check(self.config["activation"])
+
+    @property
+    def seed(self) -> int:
+        seed: int = self.config["seed"]
+        return seed
+
+    @property
+    def tokens_per_step(self) -> int:
+        tokens: int = self.config["global_batch_size"] * self.config["block_size"]
+        return tokens
+
+    @property
+    def val_loss(self) -> float:
+        """At the last step, on the whole validation set."""
+        return self.evaluations["val_loss"][-1]
+
+    def part(self, which: str) -> tuple[float, float | None]:
+        """(loss, bits per byte) on a half of the validation documents: every other one `selects` a rate, the rest `reports`."""
+        first = {"selects": 0, "reports": 1}[which]
+        nats, targets, size = (math.fsum(self.documents[name][first::2]) for name in ("nats", "targets", "bytes"))
+        return nats / targets, nats / math.log(2) / size if size else None
+
+    def tokens_curve(self) -> np.ndarray:
+        """Training tokens seen at each evaluation."""
+        return np.array(self.evaluations["step"]) * self.tokens_per_step
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run's folder holds an evaluation at the last step of its configuration."""
+    config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return any("val_loss" in row and row["step"] == config.get("max_steps") for row in log.read(folder / "metrics.jsonl")[-3:])
+
+
+def read(folder: Path) -> Record:
+    """The record of a finished run's folder. Raises ValueError that says what is missing."""
+    for name in ("config.json", "run.json", "metrics.jsonl"):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} has no {name}; give folders that train.py made")
+    if not is_finished(folder):
+        raise ValueError(f"{folder} is not finished; go on with it by the command that started it")
+    config, run = _read_json(folder / "config.json"), _read_json(folder / "run.json")
+    rows = log.read(folder / "metrics.jsonl")
+    training, evaluations = ([row for row in rows if name in row] for name in ("train_loss", "val_loss"))
+    measured = _read_json(folder / MEASURED) if (folder / MEASURED).is_file() else {}
+    return from_json(
+        {
+            "config": config,
+            "data_hash": evaluations[-1].get("data_hash"),
+            "init_hash": run.get("init_hash"),
+            "data": run.get("data"),
+            "evaluations": {name: [row.get(name) for row in evaluations] for name in ("step", "elapsed_s", "val_loss")},
+            "training": _thinned(training),
+            "bits_per_byte": evaluations[-1].get("val_bits_per_byte"),
+            "parameters": run.get("parameters"),
+            "activation_parameters": run.get("activation_parameters"),
+            "tokens_per_second": _median(row.get("tokens_per_second") for row in training),
+            "ms_per_step": _median(row.get("ms_per_step") for row in training),
+            "peak_memory_bytes": run.get("peak_memory_bytes"),
+            "provenance": {name: run.get(name) for name in ("commit", "dirty", "versions", "hardware", "command")},
+            "gains": _gains(rows),
+            **{name: measured[name] for name in ("documents", "shapes") if name in measured},
+        },
+        str(folder),
+    )
+
+
+def from_json(values: Any, where: str) -> Record:
+    """A record from untrusted data. Raises ValueError that begins with `where`."""
+    names = {f.name for f in fields(Record)}
+    if not isinstance(values, dict) or not set(values) <= names:
+        raise ValueError(f"{where}: not the record of a run")
+    missing = [name for name in ("data_hash", "init_hash", "data") if not values.get(name)]
+    if missing:
+        raise ValueError(f"{where} records no {' and no '.join(missing)}; without it no fair comparison can be checked")
+    try:
+        record = Record(**values)
+        columns = [record.evaluations, record.training, record.documents, *record.gains.values(), *record.shapes.values()]
+        good = all(isinstance(number, int | float) for table in columns for column in table.values() for number in column)
+        good = good and all(len({len(column) for column in table.values()}) <= 1 for table in columns)
+        if (
+            not good
+            or not record.evaluations["val_loss"]
+            or not (record.activation and record.tokens_per_step > record.seed * 0)
+        ):
+            raise ValueError("a column of numbers is empty or holds something else")
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(f"{where}: not the record of a run ({error})") from None
+    return record
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """The inverse of `from_json`, numbers rounded to seven digits: float32 losses carry no more."""
+    rounded: dict[str, Any] = _rounded(asdict(record))
+    return rounded
+
+
+def _thinned(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Training loss as at most `_CURVE_POINTS` means; a step with no finite loss is left out."""
+    rows = [row for row in rows if row["train_loss"] is not None]
+    chunks = np.array_split(np.arange(len(rows)), min(len(rows), _CURVE_POINTS)) if rows else []
+    return {name: [float(np.mean([rows[i][name] for i in chunk])) for chunk in chunks] for name in ("step", "train_loss")}
+
+
+def _gains(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    return {}
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        return {name: _rounded(item) for name, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no object")
+    return values
