@@ -1,0 +1,55 @@
+# make train | test | check | fix | bench | faults
+#
+# Each makes .venv from the requirements when it is missing or older than they are.
+# `make PYTHON=python3 ...` uses that interpreter as it is and installs nothing.
+
+.PHONY: train test check fix bench faults
+.DELETE_ON_ERROR:
+
+ifeq ($(origin PYTHON),command line)
+RUN_ENV :=
+DEV_ENV :=
+else
+PYTHON  := .venv/bin/python
+RUN_ENV := .venv/.run
+DEV_ENV := .venv/.dev
+endif
+
+RUN := runs/tiny_hermite
+
+train: $(RUN_ENV)
+	$(PYTHON) -m data.prepare pystdlib
+	$(PYTHON) train.py config/tiny_hermite.py
+	@test -s $(RUN)/sample.txt || $(PYTHON) sample.py $(RUN) --prompt "def " --max_new_tokens 400 > $(RUN)/sample.txt
+	@echo "--- a sample, also in $(RUN)/sample.txt:"; cat $(RUN)/sample.txt
+
+test: $(DEV_ENV)
+	$(PYTHON) -m pytest
+
+check: $(DEV_ENV)
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+fix: $(DEV_ENV)
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+bench: $(DEV_ENV)
+	$(PYTHON) -m bench.activations
+	$(PYTHON) -m bench.step
+	$(PYTHON) -m bench.generate
+
+faults: $(DEV_ENV)
+	$(PYTHON) -m pytest -m faults tests/faults
+
+.venv/bin/python:
+	python3 -m venv .venv
+
+.venv/.run: requirements.txt | .venv/bin/python
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/.dev: requirements-dev.txt requirements.txt | .venv/bin/python
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ .venv/.run

@@ -1,0 +1,372 @@
+"""GPT-2 in one file: read it from the top and you have read the model.
+
+The MLP's activation is the only thing that is not GPT-2's: `activations.build` makes it from a spec string. Parameters
+carry the names of the released checkpoints (c_attn, c_fc, ...), so that `transformers` loads what `save_pretrained`
+writes, and `from_pretrained` loads what `transformers` and OpenAI published.
+
+Shapes in the comments: B batch, T time (tokens), C n_embd, H heads, D = C/H, S cached time, V vocab_size, P = V padded.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import activations
+from activations import registry
+from config.schema import GPTConfig
+
+_TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # GPT-2 stores (in, out)
+_HF_ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu:exact=true", "relu": "relu", "silu": "silu"}
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation with an optional bias, (..., C) -> (..., C)."""
+
+    def __init__(self, n_embd: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n_embd))
+        self.bias = nn.Parameter(torch.zeros(n_embd)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, per layer; `length` counts them. Memory: 2 * n_layer * B * block_size * C."""
+
+    def __init__(self, config: GPTConfig, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
+        shape = (config.n_layer, batch_size, config.n_head, config.block_size, config.n_embd // config.n_head)
+        self.k = torch.empty(shape, device=device, dtype=dtype)  # (L, B, H, block_size, D)
+        self.v = torch.empty(shape, device=device, dtype=dtype)
+        self.length = 0
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, H, T, D) behind the `length` tokens there are; returns all (B, H, S, D), S = length + T."""
+        end = self.length + k.size(2)
+        self.k[layer, :, :, self.length : end] = k
+        self.v[layer, :, :, self.length : end] = v
+        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head causal self-attention, (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        B, T, C = x.shape
+        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
+        # A single new token sees everything cached; several (the prompt) are only ever given to an empty cache.
+        causal = cache is None or T > 1
+        if cache is not None:
+            assert T == 1 or cache.length == 0, "more than one token on top of a filled cache needs a mask"
+            k, v = cache.extend(self.layer, k, v)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)  # (B, H, T, D)
+        y = self.c_proj(y.transpose(1, 2).reshape(B, T, C))
+        return F.dropout(y, dropout) if dropout else y
+
+
+class MLP(nn.Module):
+    """c_proj(act(c_fc(x))), (B, T, C) -> (B, T, C), four times as wide inside."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        width = 4 * config.n_embd
+        # After the layer norm x has unit second moment, so c_fc's std sets the law that the activation is fed.
+        input_std = c_fc_std(config) * math.sqrt(config.n_embd) if config.input_scale == "auto" else 1.0
+        self.c_fc = nn.Linear(config.n_embd, width, bias=config.bias)
+        self.act = activations.build(config.activation, width, input_std)
+        self.c_proj = nn.Linear(width, config.n_embd, bias=config.bias)
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c_proj(self.act(self.c_fc(x)))
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, (B, T, C) -> (B, T, C)."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(config.n_embd, config.bias)
+        self.attn = CausalSelfAttention(config, layer)
+        self.ln_2 = LayerNorm(config.n_embd, config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        x = x + self.attn(self.ln_1(x), cache)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """GPT-2 (Radford et al. 2019): learned positions, pre-norm blocks, output head tied to the token embedding.
+
+    Initial weights are drawn by a generator of their own from `seed`; the activation draws none of them, so that
+    two models that differ in the activation start from the same weights.
+    """
+
+    def __init__(self, config: GPTConfig, seed: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        padded = 64 * math.ceil(config.vocab_size / 64)  # P; matrix products with aligned rows are faster
+        with torch.random.fork_rng(devices=[]):  # torch's own default init draws from the global generator
+            self.transformer = nn.ModuleDict(
+                {
+                    "wte": nn.Embedding(padded, config.n_embd),
+                    "wpe": nn.Embedding(config.block_size, config.n_embd),
+                    "h": nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
+                    "ln_f": LayerNorm(config.n_embd, config.bias),
+                }
+            )
+        self.reset_parameters(seed)
+
+    @torch.no_grad()
+    def reset_parameters(self, seed: int) -> None:
+        """GPT-2's init: normal(0.02), residual projections scaled by 1/sqrt(2 n_layer), c_fc as `mlp_init` says, biases zero."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if ".act." in name or ".ln_" in name:
+                continue  # activations and norms are made with their initial values
+            if name.endswith("bias"):
+                parameter.zero_()
+                continue
+            std = 0.02
+            if name.endswith("c_proj.weight"):
+                std /= math.sqrt(2 * self.config.n_layer)
+            elif name.endswith("c_fc.weight"):
+                std = c_fc_std(self.config)
+            parameter.normal_(0.0, std, generator=generator)
+        # Padded rows get no gradient and no decay away from zero: they stay out of the checkpoint and come back as zeros.
+        self.transformer["wte"].weight[self.config.vocab_size :].zero_()
+
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        reduction: Literal["mean", "none"] = "mean",
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V) of int64 `tokens` (B, T); with `targets` (B, T) the cross-entropy in nats instead.
+
+        Targets of -1 count as no token. `reduction` "mean" gives a scalar, "none" (B, T) with zeros at -1.
+        With a `cache` the logits are those of the last token alone, (B, 1, V), and the tokens join the cache.
+        """
+        start = cache.length if cache is not None else 0
+        T = tokens.size(1)
+        positions = torch.arange(start, start + T, device=tokens.device)
+        x = self.transformer["wte"](tokens) + self.transformer["wpe"](positions)  # (B, T, C)
+        if self.training and self.config.dropout:
+            x = F.dropout(x, self.config.dropout)
+        for block in self.transformer["h"]:
+            x = block(x, cache)
+        if cache is not None:
+            cache.length += T
+            x = x[:, -1:]
+        logits = F.linear(self.transformer["ln_f"](x), self.transformer["wte"].weight)  # (B, T, P)
+        logits = logits[..., : self.config.vocab_size]
+        if targets is None:
+            return logits
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1, reduction=reduction)
+        return loss if reduction == "mean" else loss.view_as(targets)
+
+    def generate(self, tokens: Tensor, max_new_tokens: int, **sampling: Any) -> Tensor:
+        """`tokens` (B, T) with `max_new_tokens` more behind them; see `stream` for the sampling arguments."""
+        return torch.cat([tokens, *(new[:, None] for new in self.stream(tokens, max_new_tokens, **sampling))], dim=1)
+
+    @torch.inference_mode()
+    def stream(
+        self,
+        tokens: Tensor,
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+        use_cache: bool = True,
+    ) -> Iterator[Tensor]:
+        """Yield one new token a sequence, (B,), at a time, sampled on the CPU by `generator`; temperature 0 takes the likeliest.
+
+        Past block_size the context is its last block_size tokens. Learned positions then shift with every token, which
+        makes cached keys stale: the cache is rebuilt, and a token costs what it costs without a cache.
+        """
+        size = self.config.block_size
+        cache: KVCache | None = None
+        for _ in range(max_new_tokens):
+            if cache is not None and cache.length < size:
+                new = tokens[:, -1:]
+            else:
+                new = tokens[:, -size:]
+                cache = (
+                    KVCache(self.config, tokens.size(0), tokens.device, self.cache_dtype(tokens.device)) if use_cache else None
+                )
+            logits = self(new, cache=cache)[:, -1].float()  # (B, V)
+            chosen = sample(logits, temperature, top_k, top_p, generator).to(tokens.device)
+            tokens = torch.cat([tokens, chosen[:, None]], dim=1)
+            yield chosen
+
+    def cache_dtype(self, device: torch.device) -> torch.dtype:
+        """What keys and values are computed in: autocast's type where it is on, else the weights'."""
+        weights = self.transformer["wte"].weight.dtype
+        return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weights
+
+    def num_parameters(self) -> int:
+        """Trainable scalars, the padding of the token table left out."""
+        padding = (self.transformer["wte"].num_embeddings - self.config.vocab_size) * self.config.n_embd
+        return sum(p.numel() for p in self.parameters()) - padding
+
+    def flops_per_token(self) -> int:
+        """Floating-point operations a trained token, forward and backward: 6 N + 12 L C T (PaLM, Appendix B),
+        N without the position table, activations not counted."""
+        matrices = self.num_parameters() - self.transformer["wpe"].weight.numel()
+        return 6 * matrices + 12 * self.config.n_layer * self.config.n_embd * self.config.block_size
+
+    def gpt2_state_dict(self) -> dict[str, Tensor]:
+        """Every tensor under GPT-2's name and in its orientation, the tied table once and unpadded."""
+        state = {}
+        for name, tensor in self.state_dict().items():
+            if name.endswith(_TRANSPOSED):
+                tensor = tensor.t()
+            elif name == "transformer.wte.weight":
+                tensor = tensor[: self.config.vocab_size]
+            state[name] = tensor.contiguous()
+        return state
+
+    def load_gpt2_state_dict(self, state: dict[str, Tensor], where: str) -> None:
+        """Inverse of `gpt2_state_dict`; takes published checkpoints too (no `transformer.` prefix, mask buffers).
+
+        Raises ValueError that begins with `where` and names the first tensors that are missing, unknown or misshapen.
+        """
+        given = {name if name.startswith("transformer.") else f"transformer.{name}": t for name, t in state.items()}
+        for name in [n for n in given if n.endswith((".attn.bias", ".attn.masked_bias", "transformer.lm_head.weight"))]:
+            del given[name]
+        expected = {name: tuple(tensor.shape) for name, tensor in self.gpt2_state_dict().items()}
+        wrong = [f"{name} is missing" for name in expected.keys() - given.keys()]
+        wrong += [f"{name} is unknown" for name in given.keys() - expected.keys()]
+        wrong += [
+            f"{n} is {tuple(given[n].shape)}, not {s}" for n, s in expected.items() if n in given and tuple(given[n].shape) != s
+        ]
+        if wrong:
+            raise ValueError(
+                f"{where}: weights do not fit the model: {', '.join(sorted(wrong)[:3])}" + (", ..." if len(wrong) > 3 else "")
+            )
+        own = self.state_dict()
+        with torch.no_grad():
+            for name, tensor in given.items():
+                if name == "transformer.wte.weight":
+                    own[name][: self.config.vocab_size] = tensor
+                else:
+                    own[name].copy_(tensor.t() if name.endswith(_TRANSPOSED) else tensor)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write config.json and model.safetensors as `transformers` reads them (learnable activations only `from_pretrained` does).
+
+        GPT-2 knows no model without biases: where `bias` is off they are written as zeros.
+        """
+        directory, config = Path(directory), self.config
+        directory.mkdir(parents=True, exist_ok=True)
+        state = self.gpt2_state_dict()
+        if not config.bias:
+            widths = {"c_attn": 3 * config.n_embd, "c_fc": 4 * config.n_embd}
+            for name in [n for n in state if n.endswith(".weight") and ("ln_" in n or "c_" in n)]:
+                layer = name.split(".")[-2]
+                state[name.removesuffix("weight") + "bias"] = torch.zeros(widths.get(layer, config.n_embd))
+        named = {registry.check(ours): theirs for theirs, ours in reversed(_HF_ACTIVATIONS.items())}
+        fields = {
+            "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "tie_word_embeddings": True, "layer_norm_epsilon": 1e-5,
+            "n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd, "n_positions": config.block_size,
+            "vocab_size": config.vocab_size, "activation_function": named.get(config.activation, config.activation),
+            "embd_pdrop": config.dropout, "attn_pdrop": config.dropout, "resid_pdrop": config.dropout,
+            # Both tokenizers of this project have end-of-text as their last id.
+            "bos_token_id": config.vocab_size - 1, "eos_token_id": config.vocab_size - 1,
+            "bias": config.bias, "mlp_init": config.mlp_init, "input_scale": config.input_scale,
+        }  # fmt: skip
+        (directory / "config.json").write_text(json.dumps(fields, indent=1) + "\n")
+        save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path) -> "GPT":
+        """A GPT-2 folder (config.json, model.safetensors) or hub name, e.g. openai-community/gpt2.
+
+        Raises ValueError where there is none, or where it is not a GPT-2.
+        """
+        folder = Path(name_or_path) if Path(name_or_path).is_dir() else _download(str(name_or_path))
+        if missing := [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]:
+            raise ValueError(
+                f"{folder} has no {' and no '.join(missing)}; a GPT-2 folder holds config.json and model.safetensors"
+            )
+        config = _read_config(folder / "config.json")
+        state = load_file(folder / "model.safetensors")
+        if not config.bias:
+            state = {name: tensor for name, tensor in state.items() if not name.endswith("bias")}
+        model = cls(config)
+        model.load_gpt2_state_dict(state, str(folder))
+        return model
+
+
+def c_fc_std(config: GPTConfig) -> float:
+    """Standard deviation of c_fc's initial weights; times sqrt(n_embd) it is that of the pre-activations."""
+    return 0.02 if config.mlp_init == "gpt2" else 1 / math.sqrt(config.n_embd)
+
+
+def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None) -> Tensor:
+    """One token id a row, (B,), of `logits` (B, V), on the CPU.
+
+    `top_k` > 0 keeps the k likeliest; `top_p` < 1 keeps the smallest set of likeliest tokens with at least that probability.
+    """
+    if temperature == 0:
+        return logits.argmax(-1).cpu()
+    # softmax knows no shift: subtracting the maximum first keeps a small temperature from making inf - inf.
+    logits = (logits - logits.amax(-1, keepdim=True)).cpu() / temperature
+    if top_k:
+        kth = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -math.inf)
+    if top_p < 1:
+        ordered, order = logits.softmax(-1).sort(descending=True)
+        outside = ordered.cumsum(-1) - ordered >= top_p  # the mass of all likelier tokens already suffices
+        outside[:, 0] = False
+        logits = logits.masked_fill(torch.zeros_like(outside).scatter(1, order, outside), -math.inf)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
+
+
+def _read_config(path: Path) -> GPTConfig:
+    fields = json.loads(path.read_text())
+    if fields.get("model_type") != "gpt2":
+        raise ValueError(f"{path} says model_type {fields.get('model_type')!r}; only 'gpt2' is supported")
+    try:
+        return GPTConfig(
+            n_layer=fields["n_layer"],
+            n_head=fields["n_head"],
+            n_embd=fields["n_embd"],
+            block_size=fields["n_positions"],
+            vocab_size=fields["vocab_size"],
+            activation=_HF_ACTIVATIONS.get(fields["activation_function"], fields["activation_function"]),
+            bias=fields.get("bias", True),
+            mlp_init=fields.get("mlp_init", "gpt2"),
+            input_scale=fields.get("input_scale", "auto"),
+        )
+    except KeyError as error:
+        raise ValueError(f"{path} has no field {error}") from None
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{name!r} is neither a folder nor to be had from the hub ({reason}); give a GPT-2 folder") from None

@@ -1,0 +1,1 @@
+"""What a training process needs around the model: processes and devices, optimizer, evaluation, checkpoints, logs."""

@@ -1,0 +1,75 @@
+"""The processes of a run: who I am, which device is mine, and the few sums that all of us agree on."""
+
+import datetime
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+
+from runtime.hardware import pick_device
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among `world_size`; one process without torchrun is rank 0 of 1 and needs no process group."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Sums over all processes, in float64, equal on every rank."""
+        return self._reduce(torch.tensor(values, dtype=torch.float64))
+
+    def sum_integers(self, values: list[int]) -> list[int]:
+        """Sums over all processes modulo 2^64, as signed integers."""
+        return [int(v) for v in self._reduce(torch.tensor(values, dtype=torch.int64))]
+
+    def barrier(self) -> None:
+        """Wait for every process."""
+        self.sum([0.0])
+
+    def _reduce(self, values: torch.Tensor) -> list[float]:
+        if self.world_size > 1:
+            values = values.to("cpu" if dist.get_backend() == "gloo" else self.device)
+            dist.all_reduce(values)
+        return values.tolist()
+
+
+def join(device: str, backend: Literal["auto", "nccl", "gloo"], timeout_s: float) -> Processes:
+    """This process as torchrun's environment describes it; joins the process group where there are several.
+
+    A collective that waits longer than `timeout_s` for a lost rank ends in an error. Raises ValueError for a device
+    that is not there. `leave` is the other end.
+    """
+    world_size, rank, local_rank = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
+    mine = pick_device(device, local_rank)
+    if mine.type == "cuda":
+        torch.cuda.set_device(mine)
+    if world_size > 1:
+        if backend == "auto":
+            backend = "nccl" if mine.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+    return Processes(rank, world_size, local_rank, mine)
+
+
+def is_main() -> bool:
+    """Whether this process is the one that talks, before and after `join`."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def leave() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+_TORCHRUN = (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"))

@@ -1,0 +1,63 @@
+"""Writing files that are either whole or not there."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """`write(temporary)` makes a file or a folder beside `path`; it is fsynced and renamed to `path`.
+
+    After a crash at any moment `path` is the old state or the new one. OSError (a full disk, say) leaves the old one.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove(temporary)
+    try:
+        write(temporary)
+        for part in [*temporary.rglob("*"), temporary] if temporary.is_dir() else [temporary]:
+            sync(part)
+        os.replace(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+    sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically write a text file."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically write indented JSON."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there; a symbolic link goes, what it points to stays."""
+    if path.is_dir() and not path.is_symlink():
+        # Renamed first, so that a folder half removed is never taken for a whole one.
+        doomed = (
+            path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.removed.tmp")
+            if not path.name.endswith(".removed.tmp")
+            else path
+        )
+        if doomed != path:
+            os.replace(path, doomed)
+        shutil.rmtree(doomed)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """fsync a file, or a folder's entries where the system can (Windows cannot open folders)."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,122 @@
+"""What this machine can do: its device, the type it computes in, whether it can compile, and how fast it could be."""
+
+import contextlib
+import functools
+import importlib.util
+import logging
+import os
+import platform
+import shutil
+import time
+from typing import Any, Literal
+
+import torch
+
+# Dense bf16/fp16 tensor-core peaks in FLOP/s, by a part of the device's name: NVIDIA's data sheets (no sparsity).
+_DATASHEET_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "V100": 125e12}
+
+log = logging.getLogger(__name__)
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device that `name` (auto, cpu, cuda, cuda:N, mps) means for this process. Raises ValueError if it is not there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = int(name[5:]) if name.startswith("cuda:") else local_rank
+        if index >= count:
+            raise ValueError(f"device {name!r} for process {local_rank}, but there are {count} CUDA devices; type --device cpu")
+        return torch.device("cuda", index)
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device 'mps' is not available here; type --device cpu")
+    return torch.device(name)
+
+
+def pick_dtype(name: Literal["auto", "float32", "bfloat16", "float16"], device: torch.device) -> torch.dtype:
+    """The autocast type: for auto bfloat16 where the hardware computes in it, float16 on older GPUs, else float32."""
+    if name != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+    if device.type == "cpu" and _cpu_computes_in_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager[None]:
+    """Mixed precision: matrix products in `dtype`, weights and sums in float32."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def why_not_compile(device: torch.device) -> str:
+    """Why `torch.compile` cannot work here; empty where it can."""
+    if device.type == "mps":
+        return "torch.compile on MPS is a prototype"
+    if device.type == "cuda" and not importlib.util.find_spec("triton"):
+        return "Triton is not installed"
+    if device.type == "cpu" and not (shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")):
+        return "there is no C++ compiler (g++ or clang++)"
+    return ""
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
+    """(FLOP/s, where the number is from): the data sheet's for known GPUs, else a large matrix product timed here."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    for part, peak in _DATASHEET_PEAKS.items():
+        if part in name and dtype in (torch.bfloat16, torch.float16):
+            return peak, "data sheet"
+    return _measured_peak(device, dtype), "measured matrix product"
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held so far: allocated on a GPU, else resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if not importlib.util.find_spec("resource"):  # Windows
+        return 0
+    import resource
+
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Hardware and versions, for run.json and benchmark files."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "device_type": device.type,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+    }
+
+
+def _cpu_computes_in_bfloat16() -> bool:
+    if platform.machine() in ("arm64", "aarch64"):
+        return False  # no portable query; float32 is right everywhere
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _cpu_name() -> str:
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _measured_peak(device: torch.device, dtype: torch.dtype) -> float:
+    n = 8192 if device.type == "cuda" else 1536
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(4):  # the first one warms up
+        started = time.perf_counter()
+        float((a @ b)[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return 2 * n**3 / best

@@ -1,0 +1,115 @@
+"""What a run tells: metrics.jsonl (and W&B, the same numbers), run.json, and lines on the terminal.
+
+metrics.jsonl is appended, one object a line. A resume cuts it back to the checkpoint's step, a torn last line included,
+so that it has neither gaps nor repeated steps.
+"""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from config.schema import Config
+from runtime.files import write_json, write_text
+
+
+class Metrics:
+    """Appends rows to out_dir/metrics.jsonl; `sync` before a checkpoint makes them last as long as it does."""
+
+    def __init__(self, out_dir: Path, config: Config, resumed_step: int) -> None:
+        """Drops rows above `resumed_step`, then appends. Starts W&B where `config.wandb` says so."""
+        self.path = out_dir / "metrics.jsonl"
+        cut(self.path, resumed_step)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._wandb = _start_wandb(config, out_dir) if config.wandb != "disabled" else None
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append one row; its "step" orders it. Non-finite numbers become null, which JSON has."""
+        row = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._wandb:
+            self._wandb.log(row, step=row["step"])
+
+    def sync(self) -> None:
+        """Wait until all rows are on the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file and W&B."""
+        self._file.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All whole rows of a metrics.jsonl; a torn line at the end is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]  # what follows the last newline is torn or empty
+
+
+def cut(path: Path, step: int) -> None:
+    """Atomically keep the rows of `path` up to and including `step`."""
+    if path.exists():
+        kept = "".join(json.dumps(row) + "\n" for row in read(path) if row["step"] <= step)
+        write_text(path, kept)
+
+
+def config_hash(config: Config) -> str:
+    """SHA-256 of the configuration, where the run lies left out: equal for runs that should be equal."""
+    values = {name: value for name, value in asdict(config).items() if name != "out_dir"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def record_launch(out_dir: Path, step: int, facts: dict[str, Any]) -> None:
+    """Write out_dir/run.json: what ran, on what, from which commit. A resume keeps the first launch and lists itself."""
+    launch = provenance()
+    path = out_dir / "run.json"
+    if step == 0 or not path.is_file():
+        write_json(path, launch | facts | {"resumed": []})
+        return
+    first = json.loads(path.read_text(encoding="utf-8"))
+    first["resumed"].append({"step": step} | launch | {"hardware": facts["hardware"]})
+    write_json(path, first)
+
+
+def update_record(out_dir: Path, facts: dict[str, Any]) -> None:
+    """Add `facts` to out_dir/run.json."""
+    path = out_dir / "run.json"
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | facts)
+
+
+def provenance() -> dict[str, Any]:
+    """The commit, whether the tree differs from it, and the command line. Commit is None outside a git checkout."""
+    source = Path(__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=source, capture_output=True, text=True, check=False)
+        except FileNotFoundError:  # no git on this machine
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status), "command": sys.argv}
+
+
+def _start_wandb(config: Config, out_dir: Path) -> Any:
+    import wandb
+
+    return wandb.init(
+        project=config.wandb_project,
+        name=config.wandb_run_name or out_dir.name,
+        dir=out_dir,
+        mode=config.wandb,
+        config=asdict(config),
+        id=hashlib.sha256(str(out_dir.resolve()).encode()).hexdigest()[:16],  # the same run after a resume
+        resume="allow",
+    )

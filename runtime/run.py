@@ -1,0 +1,316 @@
+"""Everything a training step needs, put together once: processes, data, model, optimizer, and where the run stands.
+
+`set_up` is where bad input shows: it raises ValueError (one line) before anything is written or trained.
+"""
+
+import hashlib
+import logging
+import math
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from config.schema import Config
+from data import shards, tokenizer
+from data.batches import Batch, Batches, EvaluationWindows
+from data.meta import read_meta
+from model import GPT
+from runtime import checkpoint, distributed, log, optim
+from runtime.distributed import Processes
+from runtime.files import write_json
+from runtime.hardware import autocast, describe, pick_dtype, why_not_compile
+
+logger = logging.getLogger("train")
+
+
+class NonFinite(Exception):
+    """A loss or gradient that is not finite, and the places in the model where it shows."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what}{'; ' if where else ''}{where}")
+
+
+@dataclass
+class Progress:
+    """Where a run stands after `step` updates: the part of a checkpoint that is neither weights nor optimizer."""
+
+    step: int = 0
+    data_hash: str = ""
+    """Hex digest chained over the steps' batch digests: equal for equal data, whatever the processes."""
+    best_loss: float = math.inf
+    elapsed_s: float = 0.0
+    """Seconds of training, evaluation and checkpoints left out."""
+    skipped_steps: int = 0
+    """Steps without an update because loss or gradient was not finite."""
+
+    def advance(self, batch_digest: int, seconds: float) -> None:
+        """Count one more step that was fed a global batch of this digest."""
+        self.step += 1
+        self.elapsed_s += seconds
+        self.data_hash = hashlib.blake2b(f"{self.data_hash} {batch_digest}".encode(), digest_size=16).hexdigest()
+
+    def note_best(self, loss: float) -> bool:
+        """Whether `loss` is the best evaluation so far; it is remembered."""
+        is_best = loss < self.best_loss
+        self.best_loss = min(loss, self.best_loss)
+        return is_best
+
+
+@dataclass
+class Run:
+    """The parts of a run. `gpt` owns the weights; `compiled` computes with them, and `model` adds the gradient exchange."""
+
+    config: Config
+    """Resolved: it names the tokenizer and the vocabulary."""
+    processes: Processes
+    dtype: torch.dtype
+    gpt: GPT
+    compiled: nn.Module
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    batches: Batches
+    validation: EvaluationWindows
+    byte_lengths: npt.NDArray[np.int64] | None
+    corpus: str
+    """SHA-256 of the corpus, or of the shards where nothing is known of it: losses compare only where it is equal."""
+    data_fingerprint: str
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def out_dir(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.out_dir)
+
+    @property
+    def rows(self) -> npt.NDArray[np.int64]:
+        """This process's rows of every global batch, micro-batch after micro-batch."""
+        per_pass = self.processes.world_size * self.config.micro_batch_size
+        rows = np.arange(self.config.global_batch_size).reshape(-1, per_pass)  # (micro-batches, all processes' rows)
+        first = self.processes.rank * self.config.micro_batch_size
+        return rows[:, first : first + self.config.micro_batch_size].reshape(-1)
+
+    def to_device(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """(inputs, targets) of each micro-batch, int64 (micro_batch_size, block_size), on the device."""
+        device, size = self.processes.device, self.config.micro_batch_size
+        both = [torch.from_numpy(array) for array in (batch.inputs, batch.targets)]
+        if device.type == "cuda":
+            both = [tensor.pin_memory().to(device, non_blocking=True) for tensor in both]
+        else:
+            both = [tensor.to(device) for tensor in both]
+        return list(zip(both[0].split(size), both[1].split(size), strict=True))
+
+    def seed_dropout(self, step: int) -> None:
+        """The global generator as a function of (seed, step, rank); after set-up nothing but dropout draws from it."""
+        if self.config.dropout:
+            key = hashlib.blake2b(f"{self.config.seed} {step} {self.processes.rank}".encode(), digest_size=7).digest()
+            torch.manual_seed(int.from_bytes(key))
+
+    def warm_up(self) -> None:
+        """One pass whose gradients are thrown away: compiles, and makes DDP sort its buckets now instead of after the first step.
+
+        Sorting changes the order of the gradients' sums over three or more processes, so a resumed run, whose first step
+        is another one, would otherwise differ in the last bit.
+        """
+        inputs, targets = (
+            torch.zeros(self.config.micro_batch_size, self.config.block_size, dtype=torch.int64) for _ in range(2)
+        )
+        with autocast(self.processes.device, self.dtype):
+            loss = self.model(inputs.to(self.processes.device), targets.to(self.processes.device))
+        loss.backward()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the weights."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": asdict(self.progress),
+            "data_fingerprint": self.data_fingerprint,
+        }
+
+    def last_evaluation(self) -> dict[str, Any] | None:
+        """The newest evaluation row in metrics.jsonl."""
+        rows = [row for row in log.read(self.out_dir / "metrics.jsonl") if "val_loss" in row]
+        return rows[-1] if rows else None
+
+
+def set_up(config: Config) -> Run:
+    """Join the processes, open the data, make or load the model. Raises ValueError for anything wrong with the input."""
+    processes = distributed.join(config.device, config.backend, config.timeout_s)
+    torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products on the GPUs that have it
+    if config.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    per_pass = processes.world_size * config.micro_batch_size
+    if config.global_batch_size % per_pass:
+        raise ValueError(
+            f"global_batch_size={config.global_batch_size} is not a multiple of {processes.world_size} processes * "
+            f"micro_batch_size={config.micro_batch_size}; type --global_batch_size {-(-config.global_batch_size // per_pass) * per_pass}"
+        )
+    folder = resume_from(config, processes)
+    config, train_tokens, validation, byte_lengths, corpus = open_data(config, processes)
+    dtype = pick_dtype(config.dtype, processes.device)
+    gpt = initial_model(config)
+    init_hash, activation_init_hash = weights_hash(gpt, activation=False), weights_hash(gpt, activation=True)
+    if folder:
+        changed = checkpoint.check_resumable(config, checkpoint.read_config(folder), folder)
+        checkpoint.load_weights(gpt, folder)
+    gpt.to(processes.device)
+    compiled: nn.Module = gpt
+    if config.compile:
+        if reason := why_not_compile(processes.device):
+            logger.info("not compiling: %s", reason)
+        else:
+            compiled = torch.compile(gpt, dynamic=False)  # type: ignore[assignment]
+    model = compiled
+    if processes.world_size > 1:
+        model = DistributedDataParallel(
+            compiled,
+            device_ids=[processes.device.index] if processes.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+        )
+    run = Run(
+        config=config,
+        processes=processes,
+        dtype=dtype,
+        gpt=gpt,
+        compiled=compiled,
+        model=model,
+        optimizer=optim.adamw(gpt, config, processes.device),
+        scaler=torch.amp.GradScaler(processes.device.type, enabled=dtype == torch.float16),
+        batches=Batches(train_tokens, config.block_size, config.global_batch_size, config.seed),
+        validation=validation,
+        byte_lengths=byte_lengths,
+        corpus=corpus,
+        data_fingerprint=train_tokens.fingerprint(),
+    )
+    if folder:
+        restore(run, folder)
+        logger.info("resuming %s%s", folder, "".join(f"; {n}: {was!r} -> {now!r}" for n, (was, now) in changed.items()))
+    if processes.is_main:
+        run.out_dir.mkdir(parents=True, exist_ok=True)
+        write_json(run.out_dir / "config.json", asdict(config))
+        log.record_launch(
+            run.out_dir,
+            run.progress.step,
+            {
+                "config_hash": log.config_hash(config),
+                "init_hash": init_hash,
+                "activation_init_hash": activation_init_hash,
+                "parameters": gpt.num_parameters(),
+                "activation_parameters": sum(p.numel() for n, p in gpt.named_parameters() if ".act." in n),
+                "flops_per_token": gpt.flops_per_token(),
+                "data": {"corpus_sha256": corpus, "fingerprint": run.data_fingerprint, "train_tokens": len(train_tokens)},
+                "hardware": describe(processes.device) | {"processes": processes.world_size, "dtype": str(dtype)},
+            },
+        )
+    processes.barrier()
+    return run
+
+
+def resume_from(config: Config, processes: Processes) -> Path | None:
+    """The checkpoint to go on from, or None for a new run, as `resume` says. Raises ValueError where it says otherwise."""
+    out_dir = Path(config.out_dir)
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ValueError(f"out_dir {config.out_dir!r} is a file; give a folder")
+    if processes.is_main and out_dir.is_dir():
+        checkpoint.sweep(out_dir)
+    processes.barrier()
+    newest = checkpoint.checkpoints(out_dir)[-1:]
+    if config.resume == "never" and out_dir.is_dir() and any(out_dir.iterdir()):
+        raise ValueError(f"out_dir {config.out_dir!r} is not empty and resume is never; give another out_dir or --resume auto")
+    if config.resume == "must" and not newest:
+        raise ValueError(
+            f"out_dir {config.out_dir!r} holds no checkpoint and resume is must; give the run's folder or --resume auto"
+        )
+    return newest[0] if newest else None
+
+
+def open_data(
+    config: Config, processes: Processes
+) -> tuple[Config, shards.Tokens, EvaluationWindows, npt.NDArray[np.int64] | None, str]:
+    """(config with tokenizer and vocabulary, training tokens, validation windows, bytes per token id, corpus SHA-256)."""
+    if not Path(config.data_dir).is_dir():
+        raise ValueError(
+            f"data_dir {config.data_dir!r} does not exist; type: python -m data.prepare pystdlib --out {config.data_dir}"
+        )
+    meta = read_meta(config.data_dir)
+    name = config.tokenizer or (meta.tokenizer if meta else "")
+    if not name:
+        raise ValueError(
+            f"{config.data_dir} has no meta.json; name the tokenizer that wrote the shards: --tokenizer gpt2 or bytes"
+        )
+    if meta and name != meta.tokenizer:
+        raise ValueError(
+            f"tokenizer={name!r}, but {config.data_dir} was written with {meta.tokenizer!r}; leave --tokenizer out"
+        )
+    known = meta.vocab_size if meta else config.vocab_size or tokenizer.load(name).vocab_size
+    vocab_size = config.vocab_size or known
+    if vocab_size < known:
+        raise ValueError(f"vocab_size={vocab_size} is below the {known} ids of {config.data_dir}; type --vocab_size 0")
+    train_tokens, val_tokens = (shards.open_split(config.data_dir, split) for split in ("train", "val"))
+    for tokens in (train_tokens, val_tokens):
+        if meta is None:  # shards of ours were checked when they were written, and `verify` checks them again
+            tokens.check_vocabulary(vocab_size, processes.rank, processes.world_size)
+    try:
+        byte_lengths = tokenizer.load(name).byte_lengths()
+    except ValueError as error:
+        byte_lengths = None
+        logger.info("no bits per byte: %s", error)
+    validation = EvaluationWindows(val_tokens, config.block_size, config.eval_tokens)
+    corpus = meta.corpus_sha256 if meta else train_tokens.fingerprint()
+    return replace(config, tokenizer=name, vocab_size=vocab_size), train_tokens, validation, byte_lengths, corpus
+
+
+def initial_model(config: Config) -> GPT:
+    """The model at step 0: random from `seed`, or as `init_from` says with this run's activation kept. Raises ValueError."""
+    if not config.init_from:
+        return GPT(config.gpt(config.vocab_size), config.seed)
+    source = Path(config.init_from)
+    if (source / "checkpoints").is_dir() or (source / "state.pt").is_file():
+        loaded, _ = checkpoint.load_model(source)
+    else:
+        loaded = GPT.from_pretrained(config.init_from)
+    wanted = config.gpt(config.vocab_size)
+    shape = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias")
+    if wrong := [name for name in shape if getattr(loaded.config, name) != getattr(wanted, name)]:
+        told = ", ".join(f"{name} {getattr(wanted, name)} (it has {getattr(loaded.config, name)})" for name in wrong)
+        raise ValueError(f"init_from {config.init_from!r} does not fit this config: {told}")
+    gpt = GPT(wanted, config.seed)
+    weights = loaded.gpt2_state_dict()
+    if loaded.config.activation != wanted.activation:
+        weights = {n: t for n, t in weights.items() if ".act." not in n} | {
+            n: t for n, t in gpt.gpt2_state_dict().items() if ".act." in n
+        }
+    gpt.load_gpt2_state_dict(weights, config.init_from)
+    return gpt
+
+
+def restore(run: Run, folder: Path) -> None:
+    """Optimizer, scaler and progress of a checkpoint. Raises ValueError where they do not fit or the data have changed."""
+    state = checkpoint.load_state(folder)
+    if state.get("data_fingerprint") != run.data_fingerprint:
+        raise ValueError(
+            f"{run.config.data_dir} has changed since {folder} was written; restore the shards, or give another out_dir"
+        )
+    try:
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.scaler.load_state_dict(state["scaler"])
+        run.progress = Progress(**state["progress"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'state.pt'} does not fit this run ({error}); use another checkpoint") from None
+
+
+def weights_hash(gpt: GPT, activation: bool) -> str:
+    """SHA-256 over the activation's tensors, or over all others."""
+    digest = hashlib.sha256()
+    for name, tensor in gpt.gpt2_state_dict().items():
+        if (".act." in name) == activation:
+            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()

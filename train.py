@@ -1,0 +1,266 @@
+"""Train a GPT: `python train.py CONFIG.py [--field value ...]`, or `torchrun ... train.py ...` for several processes.
+
+The run, from the top:
+  main        command line -> Config; bad input is exit code 2 and one line, a stop signal 128 + its number
+  train       set_up, then the loop: step, log, evaluate, checkpoint, until max_steps or a signal
+  set_up      (runtime/run.py) processes, data, model, optimizer, resume; all that can be wrong with the input shows there
+  take_step   micro-batches -> gradients -> clip -> AdamW
+The tokens of a step, its dropout and its learning rate are functions of (seed, step). So a checkpoint needs no state of
+data or generators, and a run that goes on is to the bit the run that never stopped.
+"""
+
+import contextlib
+import logging
+import math
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from activations import telemetry
+from config.command_line import parse
+from config.schema import Config
+from data.batches import Batch, Prefetcher
+from runtime import checkpoint, distributed
+from runtime.evaluate import Evaluation, evaluate
+from runtime.hardware import autocast, peak_flops, peak_memory_bytes
+from runtime.log import Metrics, update_record
+from runtime.optim import learning_rate, set_learning_rate
+from runtime.run import NonFinite, Run, set_up
+from runtime.signals import STOP_SIGNALS, StopSignals
+
+log = logging.getLogger("train")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code of the run that `argv` describes: 0, 1 after a non-finite step, 2 for bad input, 128 + signal."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        config = parse(sys.argv[1:] if argv is None else argv)
+        run = set_up(config)
+    except ValueError as error:
+        if distributed.is_main():
+            print(f"train.py: {error}", file=sys.stderr)
+        distributed.leave()
+        return 2
+    try:
+        return train(run)
+    finally:
+        distributed.leave()
+
+
+def train(run: Run) -> int:
+    """Run all steps that are left and write rows, checkpoints and the final evaluation. Returns the exit code."""
+    config, processes, progress = run.config, run.processes, run.progress
+    if progress.step >= config.max_steps and not config.eval_only and (last := run.last_evaluation()):
+        say(run, f"finished before: step {progress.step}, val_loss {last['val_loss']:.4f}", "Nothing to do.")
+        return 0
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        metrics = Metrics(run.out_dir, config, progress.step) if processes.is_main else None
+        if metrics:
+            stack.callback(metrics.close)
+        if progress.step == 0 or config.eval_only:
+            final = validate(run, metrics)
+        if config.eval_only:
+            return 0
+        prefetcher = stack.enter_context(
+            Prefetcher(lambda step: run.batches.read(step, run.rows), progress.step, config.max_steps)
+        )
+        bar = stack.enter_context(
+            tqdm(
+                total=config.max_steps,
+                initial=progress.step,
+                unit="step",
+                disable=not processes.is_main or None,
+                dynamic_ncols=True,
+            )
+        )
+        peak, peak_source = peak_flops(processes.device, run.dtype) if processes.is_main else (math.inf, "")
+        flops_per_step = run.gpt.flops_per_token() * config.tokens_per_step
+        run.warm_up()
+        loss_sum, steps_in_sum, clock = torch.zeros((), device=processes.device), 0, Clock()
+        for step, batch in enumerate(prefetcher, progress.step):
+            telemetry_row = observe(run, batch) if due(step + 1, config.telemetry_interval, config.max_steps) else {}
+            try:
+                loss, grad_norm = take_step(run, step, batch)
+            except NonFinite as trouble:
+                return stop_at(run, metrics, trouble)
+            *stops, hash_sum = processes.sum_integers([*signals.counts(), batch.digest])
+            progress.advance(hash_sum, clock.lap())
+            loss_sum, steps_in_sum = loss_sum + loss, steps_in_sum + 1
+
+            if due(progress.step, config.log_interval, config.max_steps):
+                mean_loss = processes.sum([float(loss_sum) / steps_in_sum])[0] / processes.world_size
+                seconds = clock.take()
+                if metrics:
+                    metrics.write(
+                        {
+                            "step": progress.step,
+                            "train_loss": mean_loss,
+                            "lr": learning_rate(step, config),
+                            "grad_norm": grad_norm,
+                            "tokens": progress.step * config.tokens_per_step,
+                            "tokens_per_second": config.tokens_per_step * steps_in_sum / seconds,
+                            "ms_per_step": 1e3 * seconds / steps_in_sum,
+                            "mfu": flops_per_step * steps_in_sum / seconds / peak / processes.world_size,
+                            "elapsed_s": progress.elapsed_s,
+                            "skipped_steps": progress.skipped_steps,
+                            "data_hash": progress.data_hash,
+                        }
+                        | telemetry_row
+                    )
+                    bar.set_postfix_str(f"loss {mean_loss:.3f}", refresh=False)
+                loss_sum, steps_in_sum = torch.zeros_like(loss_sum), 0
+            bar.update()
+
+            evaluated = due(progress.step, config.eval_interval, config.max_steps)
+            if evaluated:
+                final = validate(run, metrics)
+            stopped = [number for number, count in zip(STOP_SIGNALS, stops, strict=True) if count]
+            is_best = evaluated and progress.note_best(final.loss)
+            if is_best or stopped or due(progress.step, config.checkpoint_interval, config.max_steps):
+                save(run, metrics, is_best)
+            if stopped:
+                say(run, f"{stopped[0].name}: step {progress.step} is finished and saved; the same command goes on from there.")
+                return 128 + stopped[0]
+            clock.restart()
+        summarize(run, final, peak_source)
+    return 0
+
+
+def take_step(run: Run, step: int, batch: Batch) -> tuple[torch.Tensor, float]:
+    """One optimizer step on this process's rows of the batch: (mean loss over them, global gradient norm before clipping).
+
+    Raises NonFinite, with the weights as they were, where `nonfinite` is stop and loss or gradient is not finite.
+    """
+    config, device = run.config, run.processes.device
+    run.seed_dropout(step)
+    micro_batches = run.to_device(batch)
+    total = torch.zeros((), device=device)
+    for index, (inputs, targets) in enumerate(micro_batches):
+        is_last = index == len(micro_batches) - 1
+        quiet = (
+            run.model.no_sync() if isinstance(run.model, DistributedDataParallel) and not is_last else contextlib.nullcontext()
+        )
+        with quiet:
+            with autocast(device, run.dtype):
+                loss = run.model(inputs, targets) / len(micro_batches)
+            run.scaler.scale(loss).backward()
+        total += loss.detach()
+    run.scaler.unscale_(run.optimizer)
+    limit = config.grad_clip or math.inf
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(run.gpt.parameters(), limit))
+    if not math.isfinite(grad_norm):
+        # With fp16 an overflow is the scaler's business as long as it can still lower its scale.
+        if config.nonfinite == "stop" and not (
+            run.scaler.is_enabled() and run.scaler.get_scale() > 1 and torch.isfinite(total)
+        ):
+            raise NonFinite(f"loss {float(total)}, gradient norm {grad_norm}", telemetry.locate_nonfinite(run.gpt))
+        run.progress.skipped_steps += 1
+    if math.isfinite(grad_norm) or run.scaler.is_enabled():
+        set_learning_rate(run.optimizer, learning_rate(step, config))
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    return total, grad_norm
+
+
+def validate(run: Run, metrics: Metrics | None) -> Evaluation:
+    """Evaluate all of `eval_tokens` and write the row."""
+    run.gpt.eval()
+    result = evaluate(run.compiled, run.validation, run.byte_lengths, run.processes, run.config.micro_batch_size, run.dtype)
+    run.gpt.train()
+    progress = run.progress
+    if metrics:
+        metrics.write(
+            {"step": progress.step} | result.row() | {"data_hash": progress.data_hash, "elapsed_s": progress.elapsed_s}
+        )
+    bits = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits per byte"
+    corpus = f" (corpus {run.corpus[:12]})" if run.corpus else ""
+    say(run, f"step {progress.step}: val_loss {result.loss:.4f}, perplexity {result.perplexity:.3f}{bits}{corpus}")
+    return result
+
+
+def observe(run: Run, batch: Batch) -> dict[str, Any]:
+    """Telemetry of every activation on this process's first micro-batch, by the uncompiled model."""
+    if not run.processes.is_main:
+        return {}
+    inputs, _ = run.to_device(batch)[0]
+    with torch.no_grad(), autocast(run.processes.device, run.dtype):
+        return telemetry.observe(run.gpt, inputs)
+
+
+def save(run: Run, metrics: Metrics | None, is_best: bool) -> None:
+    """Write a checkpoint; metrics first, so that no checkpoint is ahead of its rows."""
+    if metrics:
+        metrics.sync()
+        checkpoint.save(run.out_dir, run.progress.step, run.gpt, run.state(), run.config, is_best)
+
+
+def stop_at(run: Run, metrics: Metrics | None, trouble: NonFinite) -> int:
+    """Save the weights from before the non-finite step and say where the trouble is."""
+    save(run, metrics, is_best=False)
+    say(
+        run,
+        f"stopped: step {run.progress.step + 1} gave {trouble}; the weights from before it are saved. --nonfinite skip goes on past it.",
+    )
+    return 1
+
+
+def summarize(run: Run, final: Evaluation, peak_source: str) -> None:
+    """Close the run's record and say where it lies and what to try next."""
+    if not run.processes.is_main:
+        return
+    memory = peak_memory_bytes(run.processes.device)
+    update_record(run.out_dir, {"peak_memory_bytes": memory, "peak_flops_source": peak_source, **asdict(final)})
+    say(
+        run,
+        f"{run.gpt.num_parameters():,} parameters, {run.gpt.flops_per_token() / 1e6:.1f} MFLOP a token, {memory / 2**30:.2f} GiB at most",
+        f"The run lies in {run.out_dir}. Next:",
+        f"  python sample.py {run.out_dir} --prompt 'def '          write text with it",
+        f"  python compare.py shapes {run.out_dir}                  draw the activations that it learned",
+        "  python compare.py config/tiny.py --activations gelu hermite:degree=3 --seeds 3    is it better than GELU?",
+    )
+
+
+def say(run: Run, *lines: str) -> None:
+    """Lines on rank 0's terminal that do not tear the progress bar."""
+    if run.processes.is_main:
+        for line in lines:
+            tqdm.write(line, file=sys.stderr)
+
+
+def due(step: int, interval: int, last: int) -> bool:
+    """Whether something done every `interval` steps, and at the last one, is due after `step` updates; interval 0 is never."""
+    return interval > 0 and (step % interval == 0 or step == last)
+
+
+class Clock:
+    """Training time: `lap` since the step began, `take` the laps since the last take. Evaluation and checkpoints are outside."""
+
+    def __init__(self) -> None:
+        self._started, self._taken = time.perf_counter(), 0.0
+
+    def restart(self) -> None:
+        """The next step begins now."""
+        self._started = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the step began."""
+        lap = time.perf_counter() - self._started
+        self._taken += lap
+        return lap
+
+    def take(self) -> float:
+        """Seconds of all laps since the last call."""
+        taken, self._taken = self._taken, 0.0
+        return taken
+
+
+if __name__ == "__main__":
+    sys.exit(main())
