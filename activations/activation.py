@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from activations import moments
+from activations.target import Target, Weight, gelu
 
 Values = dict[str, Tensor]  # parameter name -> float64, (k,) for a whole layer or (rows, k)
 
@@ -106,20 +107,35 @@ class Learnable(Activation):
     """An activation with parameters: `per` layer or channel, starting at `init`, buffers when `learnable=false`.
 
     Parameters are stored as (k,) or (channels, k); they take no weight decay (groups.py), since decay would undo the gain.
+    A subclass adds `initial` and `fitted`, and states the weight under which `fit` matches a target when none is given.
     """
 
     parameter_names: ClassVar[tuple[str, ...]]
+    default_weight: ClassVar[Weight]
 
     def __init__(self, channels: int, input_std: float = 1.0, **options: Any) -> None:
         super().__init__(channels, input_std, **options)
-        if self.choices["init"] == "paper":
+        init = self.choices["init"]
+        if init not in ("unit", "fit-gelu"):
             self.input_std.fill_(1.0)  # the published initialisations know nothing of the inputs' law
-        for name, value in self.initial(self.choices["init"]).items():
-            self._store(name, value)
+        s = float(self.input_std)
+        values = self.fitted(Target.sample(gelu, Weight("normal", s), s)) if init == "fit-gelu" else self.initial(init)
+        for name, value in values.items():
+            self._store(name, self._by_row(value))
+        for name, constant in self.constants().items():
+            self.register_buffer(name, constant.float(), persistent=False)
 
     def initial(self, init: str) -> Values:
-        """The starting values in float64; (k,) is repeated over the rows."""
+        """The starting values in float64, (k,) or (rows, k)."""
         raise TypeError(f"{type(self).__name__} has no initial(): every learnable family states where it starts")
+
+    def fitted(self, target: Target) -> Values:
+        """The values (k,) in float64 for which G matches `target`."""
+        raise TypeError(f"{type(self).__name__} has no fitted(): every learnable family states how it is fitted")
+
+    def constants(self) -> Values:
+        """Numbers that `forward` needs as tensors; kept as buffers in the parameters' dtype, exact in each, not saved."""
+        return {}
 
     def rows(self) -> int:
         """How many sets of parameters there are: 1 (a whole layer, stored without a row dimension) or one a channel."""
@@ -132,14 +148,31 @@ class Learnable(Activation):
     def values(self) -> Values:
         return {name: getattr(self, name).detach().double() for name in self.parameter_names}
 
+    @torch.no_grad()
+    def set_values(self, values: Values) -> None:
+        """Overwrite the parameters, in place; (k,) goes to every row."""
+        for name, value in values.items():
+            getattr(self, name).copy_(self._by_row(value))
+
+    def is_trained(self, name: str) -> bool:
+        """Whether `name` is a parameter rather than a buffer."""
+        return bool(self.choices["learnable"])
+
+    def _by_row(self, value: Tensor) -> Tensor:
+        return value.expand(self.rows(), -1) if self.rows() > 1 and value.dim() == 1 else value
+
     def _store(self, name: str, value: Tensor) -> None:
-        if self.rows() > 1 and value.dim() == 1:
-            value = value.expand(self.rows(), -1)
         value = value.to(torch.float32).contiguous().clone()
-        if self.choices["learnable"]:
+        if self.is_trained(name):
             self.register_parameter(name, nn.Parameter(value))
         else:
             self.register_buffer(name, value)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        for name, constant in self.constants().items():
+            self._buffers[name] = constant.to(self.input_std)  # anew: a float32 third widened to float64 is not a third
+        return self
 
 
 def gains(module: nn.Module, std: float | None = None) -> tuple[float, float]:

@@ -13,10 +13,11 @@ from torch import Tensor
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
 from activations.kernels.hermite import hermite
 from activations.moments import Moments, unit_gain
+from activations.target import Target, Weight
 
 
 class Hermite(Learnable):
-    """`coefficients`: (n+1,) or (channels, n+1).
+    """`coefficients` a: (n+1,) or (channels, n+1).
 
     init=unit: all a_k equal, a_0 by the Poincare rule: E F^2 = s^2, E F'^2 = 1. init=paper: a_k = 1/sqrt(e),
     a_0 = sqrt((1 - 1/n!)/e), whose gain is sum_{k<n} 1/(k! e). At unit gain float16 overflows beyond |x|/s = 87, 26, 16 for
@@ -26,6 +27,8 @@ class Hermite(Learnable):
     options: ClassVar = {"degree": Option(3, range(1, 17)), **LEARNABLE_OPTIONS}
     degrees = ("degree",)
     parameter_names = ("coefficients",)
+    # When nothing is known of the inputs: against N(0, 1) it costs under 0.03 in maximal error and keeps F(+-6) near GELU.
+    default_weight = Weight("normal", 1.5)
     coefficients: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,30 +36,45 @@ class Hermite(Learnable):
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         a = values["coefficients"]
-        below, g = torch.zeros_like(z), torch.ones_like(z)
-        total = a[..., 0] * g
-        for k in range(1, a.shape[-1]):
-            below, g = g, (z * g - below) / k  # He_k / k! by its three-term recurrence
-            total = total + a[..., k] * g
-        return total
+        return sum((a[..., k] * g for k, g in enumerate(basis(z, a.shape[-1]))), start=torch.zeros_like(z))
 
     def initial(self, init: str) -> Values:
-        a = torch.ones(self.choices["degree"] + 1, dtype=torch.float64)
-        a[0] = 0
+        n = self.choices["degree"]
+        h = torch.ones(n + 1, dtype=torch.float64)
+        h[0] = 0
         if init == "paper":
-            a[0] = math.sqrt(1 - 1 / math.factorial(self.choices["degree"]))
-            return {"coefficients": a / math.sqrt(math.e)}
-        scale, shift = unit_gain(self.moments({"coefficients": a}, 1.0))
-        a = scale * a
+            scale, shift = torch.tensor(math.e).double().rsqrt(), math.sqrt((1 - 1 / math.factorial(n)) / math.e)
+        else:
+            scale, shift = unit_gain(self.moments({"coefficients": h}, 1.0))
+        a = scale * h
         a[0] = shift
         return {"coefficients": a}
 
+    def fitted(self, target: Target) -> Values:
+        """The projection A_k = E[g(r u) He_k(u)], u ~ N(0, 1), r the weight's width in z, back in the basis of z.
+
+        It minimises every mix of misfits in value and derivative at once (Stein: E[g He_k] = E g^(k)), so no system is solved.
+        """
+        r = target.slope_scale
+        powers = torch.stack(basis(target.z / r, self.choices["degree"] + 1), dim=-1)  # He_k / k!
+        k = torch.arange(powers.shape[-1], dtype=torch.float64)
+        A = (target.weight * target.value) @ powers * (k + 1).lgamma().exp()
+        return {"coefficients": rescale(A, 1 / r)}
+
     def moments(self, values: Values, std: float) -> Moments:
-        """E G^2 = sum_m A_m^2 / m!, E G'^2 = std^-2 sum_m m A_m^2 / m! with A the coefficients of G(std z)."""
+        """E G^2 = sum_m A_m^2 / m!, E G'^2 = std^-2 sum_m m A_m^2 / m! with A the coefficients of z -> G(std z)."""
         A = rescale(values["coefficients"], std)
         k = torch.arange(A.shape[-1], dtype=torch.float64)
         energy = A.square() / (k + 1).lgamma().exp()
         return Moments(A[..., 0], energy.sum(-1), (k * energy).sum(-1) / std**2)
+
+
+def basis(z: Tensor, count: int) -> list[Tensor]:
+    """He_k(z) / k! for k < count by the three-term recurrence, stable at every degree."""
+    g = [torch.ones_like(z), z]
+    for k in range(2, count):
+        g.append((z * g[k - 1] - g[k - 2]) / k)
+    return g[:count]
 
 
 def rescale(a: Tensor, ratio: float) -> Tensor:

@@ -17,6 +17,7 @@ FAMILIES = {
     "silu": "activations.fixed.SiLU",
     "relu_squared": "activations.fixed.ReLUSquared",
     "hermite": "activations.hermite.Hermite",
+    "fourier": "activations.fourier.Fourier",
 }
 
 

@@ -1,0 +1,93 @@
+"""Deterministic least squares in float64: linear, sign-constrained, and nonlinear. Small dense problems, no random numbers."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from activations.target import Target
+
+
+def linear(target: Target, basis: Tensor, slopes: Tensor) -> Tensor:
+    """Coefficients c (k,) that minimise the target's misfit of basis @ c (N, k) in value and slopes @ c (N, k) in derivative."""
+    matrix, right = stack(target, basis, slopes)
+    return scaled_lstsq(matrix, right)
+
+
+def stack(target: Target, basis: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """The misfit as |matrix @ c - right|^2: weighted values over weighted slopes, (2N, k) and (2N,)."""
+    w = target.weight.sqrt()
+    matrix = torch.cat([w[:, None] * basis, target.slope_scale * w[:, None] * slopes])
+    return matrix, torch.cat([w * target.value, target.slope_scale * w * target.slope])
+
+
+def scaled_lstsq(matrix: Tensor, right: Tensor) -> Tensor:
+    """Least squares by SVD with columns scaled to unit norm: powers of z differ by many orders, normal equations would square that."""
+    norms = matrix.norm(dim=0).clamp(min=torch.finfo(matrix.dtype).tiny)
+    solution: Tensor = torch.linalg.lstsq(matrix / norms, right[:, None], driver="gelsd").solution[:, 0] / norms
+    return solution
+
+
+def signed_lstsq(matrix: Tensor, right: Tensor, signs: Tensor) -> Tensor:
+    """Least squares with signs_j c_j >= 0 where signs_j is +-1, free where it is 0: active set (Lawson and Hanson 1974, chapter 23)."""
+    flipped = matrix * torch.where(signs == 0, 1.0, signs)
+    bound = signs != 0
+    free = ~bound
+    c = torch.zeros_like(right[: matrix.shape[1]])
+    c[free] = scaled_lstsq(flipped[:, free], right)
+    for _ in range(3 * matrix.shape[1]):
+        gradient = flipped.T @ (right - flipped @ c)
+        gradient = torch.where(free, -torch.inf, gradient)
+        if gradient.max() <= 1e-12 * right.norm() * matrix.norm():
+            break
+        free[gradient.argmax()] = True
+        while True:
+            trial = torch.zeros_like(c)
+            trial[free] = scaled_lstsq(flipped[:, free], right)
+            negative = free & bound & (trial <= 0)
+            if not negative.any():
+                break
+            step = (c[negative] / (c[negative] - trial[negative])).min()
+            c = c + step * (trial - c)
+            free = free & ~(bound & (c <= 1e-15))
+            c = torch.where(free, c, 0.0)
+        c = trial
+    return c * torch.where(signs == 0, 1.0, signs)
+
+
+def levenberg_marquardt(residuals: Callable[[Tensor], Tensor], start: Tensor, steps: int = 100) -> Tensor:
+    """A local minimum of |residuals(theta)|^2 from `start` (k,): damped Gauss-Newton, Jacobian by forward differentiation."""
+    theta, damping = start.detach().clone(), 1e-3
+    jacobian = torch.func.jacfwd(residuals)
+    r = residuals(theta)
+    for _ in range(steps):
+        J = jacobian(theta)
+        scale = J.norm(dim=0).clamp(min=1e-12)
+        before = r.square().sum()
+        for _ in range(12):
+            augmented = torch.cat([J / scale, torch.eye(theta.numel(), dtype=theta.dtype) * damping**0.5])
+            right = torch.cat([-r, torch.zeros_like(theta)])
+            step = torch.linalg.lstsq(augmented, right[:, None]).solution[:, 0] / scale
+            trial = residuals(theta + step)
+            if trial.isfinite().all() and trial.square().sum() < before:
+                break
+            damping *= 4
+        else:
+            return theta
+        theta, r, damping = theta + step, trial, max(damping / 6, 1e-12)
+        if before - r.square().sum() <= 1e-12 * before:
+            return theta
+    return theta
+
+
+def golden_section(misfit: Callable[[float], float], low: float, high: float, evaluations: int = 20) -> float:
+    """Where `misfit` is smallest on [low, high] in log scale: the best of a coarse grid, then its bracket by golden section."""
+    grid = torch.logspace(*(torch.tensor([low, high]).double().log10().tolist()), evaluations // 2, dtype=torch.float64).tolist()
+    misfits = [misfit(point) for point in grid]
+    best = min(range(len(grid)), key=misfits.__getitem__)
+    a, b = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    golden = (5**0.5 - 1) / 2
+    for _ in range(evaluations // 2):
+        left, right = b - golden * (b - a), a + golden * (b - a)
+        a, b = (a, right) if misfit(left) < misfit(right) else (left, b)
+    return (a + b) / 2
