@@ -74,7 +74,7 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.extend(self.layer, k, v)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)  # (B, H, T, D)
-        y = self.c_proj(y.transpose(1, 2).reshape(B, T, C))
+        y = self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # heads side by side again
         return F.dropout(y, dropout) if dropout else y
 
 
@@ -108,7 +108,35 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         x = x + self.attn(self.ln_1(x), cache)
-        return x + self.mlp(self.ln_2(x))
+        x = x + self.mlp(self.ln_2(x))
+        return x
+
+
+class Transformer(nn.Module):
+    """Embeddings, blocks and the last norm: int64 tokens (B, T) -> (B, T, C)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        padded = 64 * math.ceil(config.vocab_size / 64)  # P; matrix products with aligned rows are faster
+        self.wte = nn.Embedding(padded, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = LayerNorm(config.n_embd, config.bias)
+        self.dropout = config.dropout
+
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        start = cache.length if cache is not None else 0
+        positions = torch.arange(start, start + tokens.size(1), device=tokens.device)
+        x = self.wte(tokens) + self.wpe(positions)  # (B, T, C)
+        if self.training and self.dropout:
+            x = F.dropout(x, self.dropout)
+        for block in self.h:
+            x = block(x, cache)
+        if cache is not None:
+            cache.length += tokens.size(1)
+            x = x[:, -1:]  # generation wants the next token alone, and the head is the largest matrix
+        normed: Tensor = self.ln_f(x)
+        return normed
 
 
 class GPT(nn.Module):
@@ -121,21 +149,13 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
-        padded = 64 * math.ceil(config.vocab_size / 64)  # P; matrix products with aligned rows are faster
         with torch.random.fork_rng(devices=[]):  # torch's own default init draws from the global generator
-            self.transformer = nn.ModuleDict(
-                {
-                    "wte": nn.Embedding(padded, config.n_embd),
-                    "wpe": nn.Embedding(config.block_size, config.n_embd),
-                    "h": nn.ModuleList(Block(config, layer) for layer in range(config.n_layer)),
-                    "ln_f": LayerNorm(config.n_embd, config.bias),
-                }
-            )
+            self.transformer = Transformer(config)
         self.reset_parameters(seed)
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
-        """GPT-2's init: normal(0.02), residual projections scaled by 1/sqrt(2 n_layer), c_fc as `mlp_init` says, biases zero."""
+        """GPT-2's init: normal(0.02), residual projections over sqrt(2 n_layer), c_fc as `mlp_init` says, biases zero."""
         generator = torch.Generator().manual_seed(seed)
         for name, parameter in self.named_parameters():
             if ".act." in name or ".ln_" in name:
@@ -150,7 +170,7 @@ class GPT(nn.Module):
                 std = c_fc_std(self.config)
             parameter.normal_(0.0, std, generator=generator)
         # Padded rows get no gradient and no decay away from zero: they stay out of the checkpoint and come back as zeros.
-        self.transformer["wte"].weight[self.config.vocab_size :].zero_()
+        self.transformer.wte.weight[self.config.vocab_size :].zero_()
 
     def forward(
         self,
@@ -164,18 +184,7 @@ class GPT(nn.Module):
         Targets of -1 count as no token. `reduction` "mean" gives a scalar, "none" (B, T) with zeros at -1.
         With a `cache` the logits are those of the last token alone, (B, 1, V), and the tokens join the cache.
         """
-        start = cache.length if cache is not None else 0
-        T = tokens.size(1)
-        positions = torch.arange(start, start + T, device=tokens.device)
-        x = self.transformer["wte"](tokens) + self.transformer["wpe"](positions)  # (B, T, C)
-        if self.training and self.config.dropout:
-            x = F.dropout(x, self.config.dropout)
-        for block in self.transformer["h"]:
-            x = block(x, cache)
-        if cache is not None:
-            cache.length += T
-            x = x[:, -1:]
-        logits = F.linear(self.transformer["ln_f"](x), self.transformer["wte"].weight)  # (B, T, P)
+        logits = F.linear(self.transformer(tokens, cache), self.transformer.wte.weight)  # (B, T, P)
         logits = logits[..., : self.config.vocab_size]
         if targets is None:
             return logits
@@ -197,7 +206,7 @@ class GPT(nn.Module):
         generator: torch.Generator | None = None,
         use_cache: bool = True,
     ) -> Iterator[Tensor]:
-        """Yield one new token a sequence, (B,), at a time, sampled on the CPU by `generator`; temperature 0 takes the likeliest.
+        """Yield one new token a sequence, (B,), at a time, drawn on the CPU by `generator`; temperature 0 takes the likeliest.
 
         Past block_size the context is its last block_size tokens. Learned positions then shift with every token, which
         makes cached keys stale: the cache is rebuilt, and a token costs what it costs without a cache.
@@ -219,18 +228,18 @@ class GPT(nn.Module):
 
     def cache_dtype(self, device: torch.device) -> torch.dtype:
         """What keys and values are computed in: autocast's type where it is on, else the weights'."""
-        weights = self.transformer["wte"].weight.dtype
+        weights = self.transformer.wte.weight.dtype
         return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weights
 
     def num_parameters(self) -> int:
         """Trainable scalars, the padding of the token table left out."""
-        padding = (self.transformer["wte"].num_embeddings - self.config.vocab_size) * self.config.n_embd
+        padding = (self.transformer.wte.num_embeddings - self.config.vocab_size) * self.config.n_embd
         return sum(p.numel() for p in self.parameters()) - padding
 
     def flops_per_token(self) -> int:
         """Floating-point operations a trained token, forward and backward: 6 N + 12 L C T (PaLM, Appendix B),
         N without the position table, activations not counted."""
-        matrices = self.num_parameters() - self.transformer["wpe"].weight.numel()
+        matrices = self.num_parameters() - self.transformer.wpe.weight.numel()
         return 6 * matrices + 12 * self.config.n_layer * self.config.n_embd * self.config.block_size
 
     def gpt2_state_dict(self) -> dict[str, Tensor]:
@@ -271,7 +280,7 @@ class GPT(nn.Module):
                     own[name].copy_(tensor.t() if name.endswith(_TRANSPOSED) else tensor)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write config.json and model.safetensors as `transformers` reads them (learnable activations only `from_pretrained` does).
+        """Write config.json and model.safetensors as `transformers` reads them (learnable activations: only `from_pretrained`).
 
         GPT-2 knows no model without biases: where `bias` is off they are written as zeros.
         """

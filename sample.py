@@ -109,8 +109,12 @@ def _parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace) -> None:
     problems = []
     for name, least, most in (
-        ("max_new_tokens", 0, 10**9), ("temperature", 0, 1e6), ("top_k", 0, 10**9), ("num_samples", 1, 10**6), ("seed", 0, 2**63 - 1),
-    ):  # fmt: skip
+        ("max_new_tokens", 0, 10**9),
+        ("temperature", 0, 1e6),
+        ("top_k", 0, 10**9),
+        ("num_samples", 1, 10**6),
+        ("seed", 0, 2**63 - 1),
+    ):
         value = getattr(options, name)
         if not (math.isfinite(value) and least <= value <= most):
             problems.append(f"--{name} {value} is outside {least} to {most}")

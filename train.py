@@ -23,14 +23,13 @@ from tqdm import tqdm
 
 from activations import telemetry
 from config.command_line import parse
-from config.schema import Config
 from data.batches import Batch, Prefetcher
 from runtime import checkpoint, distributed
 from runtime.evaluate import Evaluation, evaluate
 from runtime.hardware import autocast, peak_flops, peak_memory_bytes
 from runtime.log import Metrics, update_record
 from runtime.optim import learning_rate, set_learning_rate
-from runtime.run import NonFinite, Run, set_up
+from runtime.run import NonFiniteError, Run, set_up
 from runtime.signals import STOP_SIGNALS, StopSignals
 
 log = logging.getLogger("train")
@@ -88,7 +87,7 @@ def train(run: Run) -> int:
             telemetry_row = observe(run, batch) if due(step + 1, config.telemetry_interval, config.max_steps) else {}
             try:
                 loss, grad_norm = take_step(run, step, batch)
-            except NonFinite as trouble:
+            except NonFiniteError as trouble:
                 return stop_at(run, metrics, trouble)
             *stops, hash_sum = processes.sum_integers([*signals.counts(), batch.digest])
             progress.advance(hash_sum, clock.lap())
@@ -115,6 +114,11 @@ def train(run: Run) -> int:
                         | telemetry_row
                     )
                     bar.set_postfix_str(f"loss {mean_loss:.3f}", refresh=False)
+                    if bar.disable:  # not a terminal: a log file wants lines
+                        say(
+                            run,
+                            f"step {progress.step}: train_loss {mean_loss:.4f}, {1e3 * seconds / steps_in_sum:.0f} ms a step",
+                        )
                 loss_sum, steps_in_sum = torch.zeros_like(loss_sum), 0
             bar.update()
 
@@ -136,7 +140,7 @@ def train(run: Run) -> int:
 def take_step(run: Run, step: int, batch: Batch) -> tuple[torch.Tensor, float]:
     """One optimizer step on this process's rows of the batch: (mean loss over them, global gradient norm before clipping).
 
-    Raises NonFinite, with the weights as they were, where `nonfinite` is stop and loss or gradient is not finite.
+    Raises NonFiniteError, with the weights as they were, where `nonfinite` is stop and loss or gradient is not finite.
     """
     config, device = run.config, run.processes.device
     run.seed_dropout(step)
@@ -160,7 +164,7 @@ def take_step(run: Run, step: int, batch: Batch) -> tuple[torch.Tensor, float]:
         if config.nonfinite == "stop" and not (
             run.scaler.is_enabled() and run.scaler.get_scale() > 1 and torch.isfinite(total)
         ):
-            raise NonFinite(f"loss {float(total)}, gradient norm {grad_norm}", telemetry.locate_nonfinite(run.gpt))
+            raise NonFiniteError(f"loss {float(total)}, gradient norm {grad_norm}", telemetry.locate_nonfinite(run.gpt))
         run.progress.skipped_steps += 1
     if math.isfinite(grad_norm) or run.scaler.is_enabled():
         set_learning_rate(run.optimizer, learning_rate(step, config))
@@ -202,12 +206,13 @@ def save(run: Run, metrics: Metrics | None, is_best: bool) -> None:
         checkpoint.save(run.out_dir, run.progress.step, run.gpt, run.state(), run.config, is_best)
 
 
-def stop_at(run: Run, metrics: Metrics | None, trouble: NonFinite) -> int:
+def stop_at(run: Run, metrics: Metrics | None, trouble: NonFiniteError) -> int:
     """Save the weights from before the non-finite step and say where the trouble is."""
     save(run, metrics, is_best=False)
     say(
         run,
-        f"stopped: step {run.progress.step + 1} gave {trouble}; the weights from before it are saved. --nonfinite skip goes on past it.",
+        f"stopped: step {run.progress.step + 1} gave {trouble}; the weights from before it are saved.",
+        "The same command with --nonfinite skip goes on past it.",
     )
     return 1
 
@@ -220,7 +225,7 @@ def summarize(run: Run, final: Evaluation, peak_source: str) -> None:
     update_record(run.out_dir, {"peak_memory_bytes": memory, "peak_flops_source": peak_source, **asdict(final)})
     say(
         run,
-        f"{run.gpt.num_parameters():,} parameters, {run.gpt.flops_per_token() / 1e6:.1f} MFLOP a token, {memory / 2**30:.2f} GiB at most",
+        f"{run.gpt.num_parameters():,} parameters, {run.gpt.flops_per_token():,} FLOP a token, {memory / 2**30:.2f} GiB",
         f"The run lies in {run.out_dir}. Next:",
         f"  python sample.py {run.out_dir} --prompt 'def '          write text with it",
         f"  python compare.py shapes {run.out_dir}                  draw the activations that it learned",
@@ -241,7 +246,7 @@ def due(step: int, interval: int, last: int) -> bool:
 
 
 class Clock:
-    """Training time: `lap` since the step began, `take` the laps since the last take. Evaluation and checkpoints are outside."""
+    """Training time: `lap` since the step began, `take` the laps since the last take; evaluation is outside."""
 
     def __init__(self) -> None:
         self._started, self._taken = time.perf_counter(), 0.0

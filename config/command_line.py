@@ -18,7 +18,7 @@ def parse(argv: list[str], command: str = "train.py") -> Config:
 
     Raises ValueError with all problems in one line; SystemExit(0) after printing `--help`.
     """
-    if not argv or argv[0].startswith("-") and not {"-h", "--help"} & set(argv):
+    if not argv or (argv[0].startswith("-") and not {"-h", "--help"} & set(argv)):
         raise ValueError(f"no preset given; type: {command} config/tiny.py [--field value ...]")
     if argv[0].startswith("-"):
         argv = [str(Path(__file__).with_name("tiny.py")), "--help"]

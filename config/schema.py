@@ -247,9 +247,8 @@ def _shape_problems(config: GPTConfig | Config) -> list[str]:
 
 def _problems(config: Config) -> list[str]:
     problems = _shape_problems(config)
-    problems += _positive_problems(
-        config, "global_batch_size", "micro_batch_size", "log_interval", "eval_interval", "checkpoint_interval", "keep_checkpoints"
-    )  # fmt: skip
+    problems += _positive_problems(config, "global_batch_size", "micro_batch_size", "keep_checkpoints")
+    problems += _positive_problems(config, "log_interval", "eval_interval", "checkpoint_interval")
     for name in (
         "vocab_size", "max_steps", "eval_tokens", "warmup_steps", "lr_decay_steps", "telemetry_interval", "seed",
         "learning_rate", "min_lr", "weight_decay", "grad_clip", "activation_lr_scale",

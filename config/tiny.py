@@ -1,4 +1,4 @@
-"""A GELU GPT on the Python standard library's sources, small enough for two CPU cores: the baseline of config/tiny_hermite.py."""
+"""A GELU GPT on the Python standard library's sources, small enough for two CPU cores: what config/tiny_*.py compare with."""
 
 from config.schema import Config
 

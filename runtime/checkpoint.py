@@ -1,4 +1,4 @@
-"""Checkpoints: `out_dir/checkpoints/step_XXXXXXXX/{model.safetensors,state.pt,config.json}`, and `best`, which names one of them.
+"""Checkpoints: out_dir/checkpoints/step_XXXXXXXX/{model.safetensors,state.pt,config.json}, and `best`, which names one of them.
 
 A checkpoint folder is written under a temporary name, fsynced and renamed, so each one that carries its name is whole.
 Weights are safetensors under GPT-2's names, the rest loads with `weights_only=True`: a stranger's checkpoint runs no code.
@@ -109,7 +109,7 @@ def load_weights(model: GPT, folder: Path) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """Optimizer, scaler and progress of a checkpoint, on the CPU. Raises ValueError where the file is damaged or tries to run code."""
+    """Optimizer, scaler and progress of a checkpoint, on the CPU. Raises ValueError for a file that is damaged or runs code."""
     path = folder / "state.pt"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

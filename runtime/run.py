@@ -19,7 +19,6 @@ from torch.nn.parallel import DistributedDataParallel
 from config.schema import Config
 from data import shards, tokenizer
 from data.batches import Batch, Batches, EvaluationWindows
-from data.meta import read_meta
 from model import GPT
 from runtime import checkpoint, distributed, log, optim
 from runtime.distributed import Processes
@@ -29,7 +28,7 @@ from runtime.hardware import autocast, describe, pick_dtype, why_not_compile
 logger = logging.getLogger("train")
 
 
-class NonFinite(Exception):
+class NonFiniteError(Exception):
     """A loss or gradient that is not finite, and the places in the model where it shows."""
 
     def __init__(self, what: str, where: str) -> None:
@@ -113,7 +112,7 @@ class Run:
             torch.manual_seed(int.from_bytes(key))
 
     def warm_up(self) -> None:
-        """One pass whose gradients are thrown away: compiles, and makes DDP sort its buckets now instead of after the first step.
+        """One pass whose gradients are thrown away: it compiles, and makes DDP sort its buckets now, not after the first step.
 
         Sorting changes the order of the gradients' sums over three or more processes, so a resumed run, whose first step
         is another one, would otherwise differ in the last bit.
@@ -149,9 +148,10 @@ def set_up(config: Config) -> Run:
         torch.use_deterministic_algorithms(True, warn_only=True)
     per_pass = processes.world_size * config.micro_batch_size
     if config.global_batch_size % per_pass:
+        nearest = -(-config.global_batch_size // per_pass) * per_pass
         raise ValueError(
             f"global_batch_size={config.global_batch_size} is not a multiple of {processes.world_size} processes * "
-            f"micro_batch_size={config.micro_batch_size}; type --global_batch_size {-(-config.global_batch_size // per_pass) * per_pass}"
+            f"micro_batch_size={config.micro_batch_size}; type --global_batch_size {nearest}"
         )
     folder = resume_from(config, processes)
     config, train_tokens, validation, byte_lengths, corpus = open_data(config, processes)
@@ -240,7 +240,7 @@ def open_data(
         raise ValueError(
             f"data_dir {config.data_dir!r} does not exist; type: python -m data.prepare pystdlib --out {config.data_dir}"
         )
-    meta = read_meta(config.data_dir)
+    meta = shards.read_meta(config.data_dir)
     name = config.tokenizer or (meta.tokenizer if meta else "")
     if not name:
         raise ValueError(
