@@ -65,15 +65,19 @@ def same_run(planned: dict[str, Any], finished: dict[str, Any]) -> bool:
 
 
 def notes(records: Iterable[Record]) -> list[str]:
-    """What differs between runs without making them unfair, for the report: code, machines, versions."""
-    found = []
+    """What differs between runs without making them unfair, for the report: code and machines."""
     provenances = [record.provenance for record in records]
-    for name in ("commit", "versions", "hardware"):
-        values = {repr(p.get(name)): p.get(name) for p in provenances}
-        if len(values) > 1:
-            found.append(f"The runs differ in {name}: {'; '.join(sorted(values))}.")
+    commits = {str(p.get("commit"))[:10] for p in provenances}
+    machines = {str(sorted((p.get("hardware") or {}).items())) for p in provenances}
+    found = []
+    if len(commits) > 1:
+        found.append(f"The runs come from {len(commits)} commits: {', '.join(sorted(commits))}.")
     if any(p.get("dirty") for p in provenances):
         found.append("Some runs come from a working tree with uncommitted changes.")
+    if len(machines) > 1:
+        found.append(
+            f"The runs come from {len(machines)} different machines, versions or thread counts: their times do not compare."
+        )
     return found
 
 

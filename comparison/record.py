@@ -43,7 +43,7 @@ class Record:
     ms_per_step: float | None
     peak_memory_bytes: int | None
     provenance: dict[str, Any]
-    """Commit, dirty, versions, hardware, command."""
+    """Commit, dirty, hardware (with versions), command."""
     documents: dict[str, list[float]] = field(default_factory=dict)
     """Columns nats, targets, bytes of each validation document at the last step; empty where not measured."""
     gains: dict[str, dict[str, list[float]]] = field(default_factory=dict)
@@ -98,6 +98,9 @@ def read(folder: Path) -> Record:
     config, run = _read_json(folder / "config.json"), _read_json(folder / "run.json")
     rows = log.read(folder / "metrics.jsonl")
     training, evaluations = ([row for row in rows if name in row] for name in ("train_loss", "val_loss"))
+    if evaluations[-1]["val_loss"] is None:
+        raise ValueError(f"{folder} ended with a loss that is not finite")
+    evaluations = [row for row in evaluations if row["val_loss"] is not None]
     measured = _read_json(folder / MEASURED) if (folder / MEASURED).is_file() else {}
     return from_json(
         {
@@ -113,7 +116,7 @@ def read(folder: Path) -> Record:
             "tokens_per_second": _median(row.get("tokens_per_second") for row in training),
             "ms_per_step": _median(row.get("ms_per_step") for row in training),
             "peak_memory_bytes": run.get("peak_memory_bytes"),
-            "provenance": {name: run.get(name) for name in ("commit", "dirty", "versions", "hardware", "command")},
+            "provenance": {name: run.get(name) for name in ("commit", "dirty", "hardware", "command")},
             "gains": _gains(rows),
             **{name: measured[name] for name in ("documents", "shapes") if name in measured},
         },
@@ -131,15 +134,13 @@ def from_json(values: Any, where: str) -> Record:
         raise ValueError(f"{where} records no {' and no '.join(missing)}; without it no fair comparison can be checked")
     try:
         record = Record(**values)
-        columns = [record.evaluations, record.training, record.documents, *record.gains.values(), *record.shapes.values()]
-        good = all(isinstance(number, int | float) for table in columns for column in table.values() for number in column)
-        good = good and all(len({len(column) for column in table.values()}) <= 1 for table in columns)
-        if (
-            not good
-            or not record.evaluations["val_loss"]
-            or not (record.activation and record.tokens_per_step > record.seed * 0)
-        ):
-            raise ValueError("a column of numbers is empty or holds something else")
+        if record.tokens_per_step < 1 or record.seed < 0 or not record.activation:
+            raise ValueError("its config makes no sense")
+        tables = [record.evaluations, record.training, record.documents, *record.gains.values(), *record.shapes.values()]
+        if not all(isinstance(number, int | float) for table in tables for column in table.values() for number in column):
+            raise ValueError("a column holds something else than numbers")
+        if any(len({len(column) for column in table.values()}) > 1 for table in tables) or not record.evaluations["val_loss"]:
+            raise ValueError("columns of a table are empty or differ in length")
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(f"{where}: not the record of a run ({error})") from None
     return record

@@ -136,6 +136,18 @@ def summarise(results: Results) -> Summary:
     return Summary(tuple(arms), tuple(contrasts), baseline, tuple(_notes(results, arms)))
 
 
+def short(spec: str) -> str:
+    """A spec as people write it: degrees, and the options that are not at their defaults."""
+    name, options = registry.parse(spec)
+    family = registry.family(name)
+    kept = [
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in options.items()
+        if key in family.degrees or value != family.options[key].default
+    ]
+    return ":".join([name, ",".join(kept)]) if kept else name
+
+
 def best_rate(records: Sequence[Record], seeds: Sequence[int] = ()) -> float:
     """The learning rate with the lowest mean loss over `seeds` (empty: all) on the selecting half of the validation documents.
 
@@ -163,16 +175,13 @@ def to_json(summary: Summary) -> dict[str, Any]:
 
 def _arms(results: Results) -> list[Arm]:
     settings = results.settings
-    order = [registry.check(spec) for spec in settings.activations]
-    labels = dict(zip(order, settings.activations, strict=True))
     found: dict[tuple[str, Values], list[Record]] = {}
     for record in results.records:
-        labels.setdefault(record.activation, record.config["activation"])
         values = tuple(record.config[name] for name in settings.varied)
         found.setdefault((record.activation, values), []).append(record)
-    positions = {spec: i for i, spec in enumerate(dict.fromkeys([*order, *labels]))}
-    keys = sorted(found, key=lambda key: positions[key[0]])  # stable: varied values stay in the order they came
-    return [_arm(labels[activation], values, found[activation, values], settings) for activation, values in keys]
+    specs = dict.fromkeys([*map(registry.check, settings.activations), *(activation for activation, _ in found)])
+    keys = sorted(found, key=lambda key: list(specs).index(key[0]))  # stable: varied values stay in the order they came
+    return [_arm(short(activation), values, found[activation, values], settings) for activation, values in keys]
 
 
 def _arm(spec: str, values: Values, records: list[Record], settings: Settings) -> Arm:

@@ -1,0 +1,260 @@
+"""The report of a comparison: report.md and report.html with the pictures beside the one and inside the other."""
+
+from pathlib import Path
+from typing import Any
+
+from comparison import plots, results
+from comparison.document import Block, Bullets, Code, Heading, Paragraph, Picture, Table, markdown, page
+from comparison.record import Record
+from comparison.results import Results
+from comparison.statistics import Interval, percent
+from comparison.summary import Contrast, Summary, short, summarise, to_json
+from runtime.files import write_atomically, write_text
+
+_UNKNOWN = "–"
+
+
+def write(folder: Path, found: Results) -> Summary:
+    """Write results.json, report.md, its pictures and report.html (self-contained) into `folder`; returns what they say.
+
+    Raises ValueError where the runs may not be compared, before anything is written.
+    """
+    summary = summarise(found)
+    blocks = compose(found, summary)
+    folder.mkdir(parents=True, exist_ok=True)
+    for block in blocks:
+        if isinstance(block, Picture):
+            png = block.png
+            write_atomically(folder / f"{block.name}.png", lambda temporary, png=png: temporary.write_bytes(png))  # type: ignore[misc]
+    write_text(folder / "report.md", markdown(blocks))
+    write_text(folder / "report.html", page(blocks))
+    results.save(folder / results.FILE, found, to_json(summary))
+    return summary
+
+
+def compose(found: Results, summary: Summary) -> list[Block]:
+    """What the report says, in order."""
+    pictures = plots.figures(summary)
+    blocks: list[Block] = [Heading("Comparison of activations"), Paragraph(abstract(found, summary)), _result_table(summary)]
+    if found.settings.rates:
+        blocks.append(Paragraph(_rates_sentence(found)))
+    blocks += [Heading("Differences"), _difference_table(summary), Paragraph(_METHOD)]
+    blocks += [Heading("Cost"), _cost_table(summary), Paragraph(_COST_METHOD)]
+    for name, (title, caption) in _CAPTIONS.items():
+        if name in pictures:
+            blocks += [Heading(title), Picture(name, pictures[name], caption)]
+    if summary.notes:
+        blocks += [Heading("Notes"), Bullets(summary.notes)]
+    return [
+        *blocks,
+        Heading("What varied, commands and versions"),
+        Bullets(tuple(_varied(found, summary))),
+        Code(_commands(found)),
+    ]
+
+
+def abstract(found: Results, summary: Summary) -> str:
+    """The paragraph for a paper."""
+    config, arms = found.records[0].config, summary.arms
+    seeds = sorted({record.seed for record in found.records})
+    tokens = found.records[0].tokens_per_step * config["max_steps"]
+    sentences = [
+        f"We trained GPT-2 models ({config['n_layer']} layers, width {config['n_embd']}, context {config['block_size']}) on "
+        f"{tokens:,} tokens of {Path(config['data_dir']).name} with {len(arms)} settings of the MLP activation and "
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} each; runs of one seed share their data order and all initial weights outside "
+        "the activation."
+    ]
+    reference = next((arm for arm in arms if arm.activation == summary.baseline), arms[0])
+    sentences.append(f"{reference.label} reaches a validation perplexity of {reference.perplexity:.3f}.")
+    sentences += [_sentence(contrast) for contrast in summary.contrasts]
+    if any(contrast.p_holm is not None for contrast in summary.contrasts):
+        sentences.append(
+            f"p-values are Holm-corrected for {len(summary.contrasts)} comparison{'s' if len(summary.contrasts) > 1 else ''}."
+        )
+    return " ".join(sentences)
+
+
+def _sentence(contrast: Contrast) -> str:
+    what = f"{contrast.arm} against {contrast.reference}"
+    change = f"{percent(contrast.interval.mean):+.2f} % perplexity"
+    if contrast.interval.low is None:
+        over = f" (95 % over documents, one seed: {_limits(contrast.documents)})" if contrast.documents else ""
+        return f"{what}: {change}{over}, {contrast.verdict}."
+    p = "" if contrast.p_holm is None else f", p = {_p(contrast.p_holm)}"
+    return f"{what}: {change} (95 % over {len(contrast.seeds)} seeds: {_limits(contrast.interval)}{p}), {contrast.verdict}."
+
+
+def _result_table(summary: Summary) -> Table:
+    header = (
+        "activation",
+        "learning rate",
+        "seeds",
+        "validation loss",
+        "perplexity",
+        "bits per byte",
+        "Δ perplexity",
+        "95 % interval",
+        "p (Holm)",
+        "verdict",
+    )
+    rows = []
+    for arm in summary.arms:
+        contrast = summary.contrast(arm)
+        deviation = "" if arm.deviation is None else f" ± {arm.deviation:.4f}"
+        cells = (
+            arm.label,
+            f"{arm.rate:g}",
+            str(len(arm.seeds)),
+            f"{arm.loss:.4f}{deviation}",
+            f"{arm.perplexity:.3f}",
+            _number(arm.bits_per_byte, ".4f"),
+        )
+        rows.append(cells + (_contrast_cells(contrast) if contrast else (_UNKNOWN, _UNKNOWN, _UNKNOWN, "baseline")))
+    return Table(header, tuple(rows))
+
+
+def _difference_table(summary: Summary) -> Table:
+    header = ("comparison", "Δ loss", "95 % over seeds", "95 % over documents, first seed", "p (Holm)", "verdict")
+    rows = tuple(
+        (
+            f"{contrast.arm} − {contrast.reference}",
+            f"{contrast.interval.mean:+.4f}",
+            _limits(contrast.interval, in_percent=False),
+            _limits(contrast.documents, in_percent=False),
+            _p(contrast.p_holm),
+            contrast.verdict,
+        )
+        for contrast in summary.contrasts
+    )
+    return Table(header, rows)
+
+
+def _cost_table(summary: Summary) -> Table:
+    header = (
+        "activation",
+        "parameters",
+        "of them activation",
+        "tokens/s",
+        "ms per step",
+        "peak memory",
+        "tokens to baseline's loss",
+        "time to it",
+    )
+    rows = []
+    for arm in summary.arms:
+        contrast = summary.contrast(arm)
+        memory = arm.mean("peak_memory_bytes")
+        rows.append(
+            (
+                arm.label,
+                f"{arm.records[0].parameters:,}",
+                f"{arm.records[0].activation_parameters:,}",
+                _number(arm.mean("tokens_per_second"), ",.0f"),
+                _number(arm.mean("ms_per_step"), ".1f"),
+                _UNKNOWN if memory is None else f"{memory / 2**20:,.0f} MiB",
+                *(
+                    (_reached(contrast, contrast.tokens_ratio), _reached(contrast, contrast.seconds_ratio))
+                    if contrast
+                    else (_UNKNOWN, _UNKNOWN)
+                ),
+            )
+        )
+    return Table(header, tuple(rows))
+
+
+def _contrast_cells(contrast: Contrast) -> tuple[str, str, str, str]:
+    interval = contrast.interval if contrast.interval.low is not None else contrast.documents
+    return f"{percent(contrast.interval.mean):+.2f} %", _limits(interval), _p(contrast.p_holm), contrast.verdict
+
+
+def _reached(contrast: Contrast, ratio: float | None) -> str:
+    if ratio is None:
+        return "not reached" if contrast.seeds_reached == 0 else _UNKNOWN
+    missing = (
+        "" if contrast.seeds_reached == len(contrast.seeds) else f" ({contrast.seeds_reached} of {len(contrast.seeds)} seeds)"
+    )
+    return f"{100 * ratio:.0f} %{missing}"
+
+
+def _rates_sentence(found: Results) -> str:
+    grid = ", ".join(f"{rate:g}" for rate in found.settings.rates)
+    seeds = found.settings.rate_seeds or sorted({record.seed for record in found.records})
+    return (
+        f"Each activation has its own best learning rate of {grid} (min_lr in proportion), by mean loss over seeds "
+        f"{', '.join(map(str, seeds))} on every other validation document; losses, perplexities and differences are on the "
+        "remaining documents, curves and times on all."
+    )
+
+
+_METHOD = (
+    "Differences are paired by seed. Intervals over seeds are Student's t at 95 %; p-values are corrected for the number of "
+    "comparisons (Holm). The interval over documents resamples validation documents (paired BCa bootstrap) of the first seed's "
+    "two models: it says whether these two models differ on such text, not whether another seed would do the same. "
+    "No difference is shown where an interval holds zero."
+)
+_COST_METHOD = (
+    "Medians over training rows, means over seeds. The last columns: training tokens and training wall-clock until the "
+    "validation loss is at the baseline's final one, as a share of what the baseline took, by linear interpolation between evaluations, "
+    "mean over the seeds that reached it."
+)
+_CAPTIONS = {
+    "loss": (
+        "Loss curves",
+        "Left: validation loss, mean over seeds, band from the lowest to the highest seed. "
+        "Right: training loss minus the baseline's on the same batches, running mean; below zero is better.",
+    ),
+    "differences": (
+        "Paired differences",
+        "Bars: 95 % interval, dashed where only one seed was run (over documents). Grey marks: single seeds. "
+        "Hollow: the interval holds zero.",
+    ),
+    "shapes": (
+        "Learned shapes",
+        "The activation of each layer through training, first seed; light is early, dark is late, dashed is GELU.",
+    ),
+    "gains": (
+        "Gains",
+        "Measured on training inputs, first seed. At 1 the activation keeps the second moment of inputs, and that of gradients.",
+    ),
+}
+
+
+def _varied(found: Results, summary: Summary) -> list[str]:
+    first = found.records[0]
+    lines = [
+        "Varied: "
+        + ", ".join(["activation", "seed", *found.settings.free])
+        + ". All other fields, the bytes fed and the initial weights were checked to be equal."
+    ]
+    lines.append("Baseline: " + short(summary.baseline) + ".")
+    lines.append("Data: " + ", ".join(f"{name} {value}" for name, value in first.data.items()) + ".")
+    hardware = first.provenance.get("hardware") or {}
+    lines.append(
+        f"Commit {first.provenance.get('commit')}; " + ", ".join(f"{name} {value}" for name, value in hardware.items()) + "."
+    )
+    return lines
+
+
+def _commands(found: Results) -> tuple[str, ...]:
+    return found.settings.commands + tuple(_command(record) for record in found.records)
+
+
+def _command(record: Record) -> str:
+    command = record.provenance.get("command")
+    return " ".join(map(str, command)) if isinstance(command, list) else str(command)
+
+
+def _limits(interval: Interval | None, in_percent: bool = True) -> str:
+    if interval is None or interval.low is None or interval.high is None:
+        return _UNKNOWN
+    if in_percent:
+        return f"{percent(interval.low):+.2f} % to {percent(interval.high):+.2f} %"
+    return f"{interval.low:+.4f} to {interval.high:+.4f}"
+
+
+def _p(value: float | None) -> str:
+    return _UNKNOWN if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _number(value: Any, form: str) -> str:
+    return _UNKNOWN if value is None else format(value, form)
