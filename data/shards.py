@@ -23,6 +23,7 @@ TOKEN_BYTES = 2
 META = "meta.json"
 META_BYTES = 1 << 28  # a document offset takes about 12 bytes; no honest file comes near, and a hostile one is not read
 SCAN_TOKENS = 1 << 24
+AGAIN = "delete the folder and prepare it again"
 
 
 def open_split(data_dir: str | Path, split: str) -> "Tokens":
@@ -41,10 +42,10 @@ def open_split(data_dir: str | Path, split: str) -> "Tokens":
         listed = sorted(name for name in meta.shards if split in name)
         found = [path.name for path in paths]
         if listed != found:
-            raise ValueError(f"{folder / META} lists the {split} shards {listed}, the folder holds {found}; prepare it again")
+            raise ValueError(f"{folder / META} lists the {split} shards {listed}, the folder holds {found}; {AGAIN}")
         if meta.tokens[split] != len(tokens):
             raise ValueError(
-                f"{folder / META} counts {meta.tokens[split]} {split} tokens, the shards hold {len(tokens)}; prepare it again"
+                f"{folder / META} counts {meta.tokens[split]} {split} tokens, the shards hold {len(tokens)}; {AGAIN}"
             )
     return tokens
 
@@ -117,29 +118,29 @@ class Meta:
     expected: dict[str, int] = field(default_factory=dict)  # published totals that these differ from
 
 
-def read_meta(data_dir: str | Path) -> Meta | None:
-    """The folder's `meta.json`, checked field by field as the foreign data it is; None where there is none.
+def read_meta(data_dir: str | Path, name: str = META) -> Meta | None:
+    """The folder's `meta.json` (or another file of that form), checked field by field as foreign data; None: there is none.
 
     ValueError naming the file and the field.
     """
-    path = Path(data_dir) / META
+    path = Path(data_dir) / name
     if not path.exists():
         return None
     if path.stat().st_size > META_BYTES:
-        raise ValueError(f"{path} is {path.stat().st_size} bytes, more than {META_BYTES}; prepare the folder again")
+        raise ValueError(f"{path} is {path.stat().st_size} bytes, more than {META_BYTES}; {AGAIN}")
     try:
         values = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); prepare the folder again") from error
+        raise ValueError(f"{path} is not JSON ({error}); {AGAIN}") from error
     problem = _problem(values)
     if problem:
-        raise ValueError(f"{path}: {problem}; prepare the folder again")
+        raise ValueError(f"{path}: {problem}; {AGAIN}")
     return Meta(**values)
 
 
-def write_meta(data_dir: str | Path, meta: Meta) -> None:
-    """Writes `meta.json` atomically."""
-    write_text(Path(data_dir) / META, json.dumps(asdict(meta), indent=1) + "\n")
+def write_meta(data_dir: str | Path, meta: Meta, name: str = META) -> None:
+    """Writes `meta.json` (or another file of that form) atomically."""
+    write_text(Path(data_dir) / name, json.dumps(asdict(meta), indent=1) + "\n")
 
 
 def verify(data_dir: str | Path) -> list[str]:
@@ -160,7 +161,7 @@ def verify(data_dir: str | Path) -> list[str]:
             for path in tokens.paths:
                 found = file_sha256(path)
                 if found != meta.shards[path.name]:
-                    raise ValueError(f"{path}: sha256 is {found}, {META} says {meta.shards[path.name]}; prepare it again")
+                    raise ValueError(f"{path}: sha256 is {found}, {META} says {meta.shards[path.name]}; {AGAIN}")
         checked = "headers, sizes, ids and sha256 agree" if meta else f"headers and sizes agree; no {META} to check more by"
         lines.append(f"{folder} {split}: {len(tokens.paths)} shards, {len(tokens):,} tokens, {checked}")
     return lines

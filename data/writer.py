@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from data.shards import HEADER_BYTES, TOKEN_BYTES, Ids, file_sha256, header, sync
 
@@ -12,16 +12,16 @@ PARTIAL = ".partial"
 class ShardWriter:
     """Writes one split as a stream of tokens, rolling over to a new shard at `shard_tokens`.
 
-    A shard gets its name when it is whole: written under a temporary name, fsynced, renamed. `checkpoint` says how much of
-    the stream is on disk; a writer made from that state goes on there and drops what was written after it.
+    A shard gets its name when it is whole: written under a temporary name, fsynced, renamed. Given the finished `shards` and
+    the number of `tokens` that an earlier writer had on disk at its last `sync`, a writer goes on from there and drops what
+    came after.
     """
 
-    def __init__(self, folder: Path, split: str, shard_tokens: int, state: dict[str, Any] | None = None) -> None:
-        self.folder, self.split, self.shard_tokens = folder, split, shard_tokens
-        self.shards: dict[str, str] = dict(state["shards"]) if state else {}  # file name -> sha256 of the file
+    def __init__(self, folder: Path, split: str, shard_tokens: int, shards: dict[str, str], tokens: int = 0) -> None:
+        self.folder, self.split, self.shard_tokens, self.tokens = folder, split, shard_tokens, tokens
+        self.shards = {name: digest for name, digest in shards.items() if name.startswith(f"{split}_")}  # name -> sha256
+        self._open_tokens = tokens - len(self.shards) * shard_tokens
         self._file: BinaryIO | None = None
-        self._open_tokens = int(state["open_tokens"]) if state else 0
-        self.tokens = len(self.shards) * shard_tokens + self._open_tokens
         self._restore()
 
     def write(self, tokens: Ids) -> None:
@@ -39,11 +39,10 @@ class ShardWriter:
             if self._open_tokens == self.shard_tokens:
                 self._finish(self._file)
 
-    def checkpoint(self) -> dict[str, Any]:
-        """Forces everything written onto the disk and returns the state, plain JSON, from which a writer goes on."""
+    def sync(self) -> None:
+        """Forces everything written so far onto the disk."""
         if self._file is not None:
             sync(self._file)
-        return {"shards": dict(self.shards), "open_tokens": self._open_tokens}
 
     def close(self) -> None:
         """Finishes the last shard, whose header gets the count that it came to."""
@@ -53,7 +52,7 @@ class ShardWriter:
             self._finish(self._file)
 
     def abandon(self) -> None:
-        """Closes the open file as it is, for a later writer to go on from a checkpoint."""
+        """Closes the open file as it is, for a later writer to go on from the last `sync`."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -76,8 +75,8 @@ class ShardWriter:
         self._file, self._open_tokens = None, 0
 
     def _restore(self) -> None:
-        """Brings the folder back to the state given: whole shards stay, the open one is cut, later ones go."""
-        if self._whole.exists():  # it was finished after the checkpoint
+        """Brings the folder back to the state asked for: whole shards stay, the open one is cut, later ones go."""
+        if self._whole.exists():  # it was finished after that sync
             os.replace(self._whole, self._partial)
         for path in self.folder.glob(f"{self.split}_*.bin*"):
             if path.name not in self.shards and path != self._partial:

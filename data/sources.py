@@ -1,0 +1,253 @@
+"""Where documents come from: files in several formats, read one document at a time, from any document on.
+
+Files are strangers' data: what a line or a packed file takes in memory is bounded before it is believed.
+"""
+
+import codecs
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from data.tokenizer import well_formed
+
+DOCUMENT_BYTES = 1 << 26  # a longer line is refused; a longer text file is read in parts of about this size, cut at line ends
+EXPANSION = 200  # unpacked over packed size, past the first DOCUMENT_BYTES; text packs 3 to 20 times, a zip bomb 1,000 times
+BATCH_ROWS = 256
+JSONL = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Documents in an order: how many, and an iterator over them from a number on."""
+
+    count: int
+    read: Callable[[int], Iterator[str]]
+
+
+def read_documents(parts: Sequence[Part], start: int = 0) -> Iterator[str]:
+    """The documents of the parts in order, from document `start` on, without reading the parts before it."""
+    for part in parts:
+        if start < part.count:
+            yield from map(well_formed, part.read(start))
+        start = max(0, start - part.count)
+
+
+def find_files(inputs: Iterable[str | Path]) -> list[Path]:
+    """The files named and those inside the folders named, sorted in each; hidden ones and symbolic links inside are skipped."""
+    found: list[Path] = []
+    for given in map(Path, inputs):
+        if given.is_dir():
+            inside = (p for p in given.rglob("*") if p.is_file() and not p.is_symlink())
+            found += sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(given).parts))
+        elif given.is_file():
+            found.append(given)
+        else:
+            raise ValueError(f"--input {given} does not exist; give files or folders")
+    if not found:
+        raise ValueError(f"--input {' '.join(map(str, inputs)) or '(nothing)'} holds no file; give files or folders")
+    return found
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """A hash of names, sizes and times of change: tells whether the inputs are still those of an earlier run."""
+    digest = hashlib.sha256()
+    for path in files:
+        status = path.stat()
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def open_file(path: Path) -> Part:
+    """The documents of a file by its suffix: rows of parquet and arrow, lines of jsonl (.gz, .zst), or text as it is."""
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return open_parquet(str(path), lambda: path.open("rb"))
+    if name.endswith(".arrow"):
+        return _open_arrow(path)
+    if name.endswith(JSONL):
+        return Part(sum(1 for _ in _lines(path)), lambda start: _read_jsonl(path, start))
+    return open_text(path)
+
+
+def is_text(path: Path) -> bool:
+    """Whether a file's suffix makes it a text as it is, not rows or lines of them."""
+    return not path.name.lower().endswith((".parquet", ".arrow", *JSONL))
+
+
+def open_parquet(name: str, opener: Callable[[], IO[bytes]]) -> Part:
+    """The rows of a parquet file's text column."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    def read(start: int) -> Iterator[str]:
+        with opener() as file, ParquetFile(file) as table:
+            groups: list[int] = []
+            for group in range(table.num_row_groups):
+                rows = table.metadata.row_group(group).num_rows
+                if start >= rows and not groups:
+                    start -= rows
+                else:
+                    groups.append(group)
+            for batch in table.iter_batches(BATCH_ROWS, row_groups=groups, columns=[column]):
+                yield from _strings(batch.column(0)[start:], name)
+                start = max(0, start - batch.num_rows)
+
+    try:
+        with opener() as file, ParquetFile(file) as table:
+            column = _text_column(name, table.schema_arrow)
+            return Part(table.metadata.num_rows, read)
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{name} is no readable parquet file ({_line(error)}); fetch it again or leave it out") from error
+
+
+def open_text(path: Path, first: int = 0, last: int | None = None) -> Part:
+    """Bytes first to last of a text file as one document, or as several where they are many, cut at line ends.
+
+    ValueError, naming the position, where it is not UTF-8.
+    """
+    end = path.stat().st_size if last is None else last
+    with path.open("rb") as file:
+        bad = _first_bad_byte(file)
+    if bad is not None:
+        raise ValueError(f"{path}: byte {bad} is not UTF-8 text; convert the file (iconv -t utf-8) or leave it out")
+    marks = range(first + DOCUMENT_BYTES, end - DOCUMENT_BYTES // 2, DOCUMENT_BYTES)
+    edges = [first, *(line_end(path, mark) for mark in marks), end]
+
+    def read(start: int) -> Iterator[str]:
+        with path.open("rb") as file:
+            file.seek(edges[start])
+            for begin, stop in zip(edges[start:], edges[start + 1 :], strict=False):
+                yield file.read(stop - begin).decode("utf-8")
+
+    return Part(len(edges) - 1, read)
+
+
+def line_end(path: Path, position: int) -> int:
+    """Where the line at a position of a UTF-8 file ends; where that is far off or the file's end, where the character does."""
+    with path.open("rb") as file:
+        file.seek(position)
+        line = file.readline(DOCUMENT_BYTES // 2)
+    if line.endswith(b"\n") and position + len(line) < path.stat().st_size:
+        return position + len(line)
+    return position + next((i for i, byte in enumerate(line[:4]) if byte & 0xC0 != 0x80), 0)
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether all of a file's bytes are UTF-8."""
+    with path.open("rb") as file:
+        return _first_bad_byte(file) is None
+
+
+def _first_bad_byte(file: IO[bytes]) -> int | None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    done = 0
+    while True:
+        block = file.read(1 << 20)
+        pending = len(decoder.getstate()[0])
+        try:
+            decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            return done - pending + error.start
+        if not block:
+            return None
+        done += len(block)
+
+
+def _read_jsonl(path: Path, start: int) -> Iterator[str]:
+    for number, line in enumerate(_lines(path)):
+        if number < start:
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: document {number} is not JSON ({_line(error)}); repair or remove the line") from error
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise ValueError(f'{path}: document {number} has no "text"; each line is an object such as {{"text": "..."}}')
+        yield row["text"]
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file that are not blank, unpacked where it is packed."""
+    allowed = DOCUMENT_BYTES + EXPANSION * path.stat().st_size
+    taken = 0
+    with _open_unpacked(path) as file:
+        while line := _read_line(path, file):
+            taken += len(line)
+            if len(line) > DOCUMENT_BYTES:
+                raise ValueError(f"{path}: a line is longer than {DOCUMENT_BYTES} bytes; cut the document or leave it out")
+            if taken > allowed:
+                raise ValueError(f"{path} unpacks to over {EXPANSION} times its size; unpack it yourself if you trust it")
+            if line.strip():
+                yield line
+
+
+def _read_line(path: Path, file: IO[bytes]) -> bytes:
+    try:
+        return file.readline(DOCUMENT_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read to its end ({_line(error)}); fetch it again") from error
+
+
+def _open_unpacked(path: Path) -> IO[bytes]:
+    codec = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix.lower())
+    if codec is None:
+        return path.open("rb")
+    # pyarrow and not zstandard: that one takes a file that was cut short for a whole one, and gives what there is.
+    from pyarrow import CompressedInputStream, OSFile
+
+    return io.BufferedReader(CompressedInputStream(OSFile(str(path)), codec))
+
+
+def _open_arrow(path: Path) -> Part:
+    """The rows of an Arrow file, in the streaming form that `datasets` caches or the random-access form."""
+    from pyarrow import ArrowException, ipc, memory_map
+
+    def batches() -> Iterator[Any]:
+        with memory_map(str(path)) as file:
+            if file.read(6) == b"ARROW1":
+                table = ipc.open_file(file)
+                yield from map(table.get_batch, range(table.num_record_batches))
+            else:
+                file.seek(0)
+                yield from ipc.open_stream(file)
+
+    def read(start: int) -> Iterator[str]:
+        for batch in batches():
+            for first in range(start, batch.num_rows, BATCH_ROWS):
+                yield from _strings(batch.column(column)[first : first + BATCH_ROWS], path.name)
+            start = max(0, start - batch.num_rows)
+
+    try:
+        column, count = "text", 0
+        for batch in batches():
+            column = _text_column(path.name, batch.schema)
+            count += batch.num_rows
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{path} is no readable arrow file ({_line(error)}); fetch it again or leave it out") from error
+    return Part(count, read)
+
+
+def _text_column(name: str, schema: Any) -> str:
+    """The column `text`, or the only one that holds strings."""
+    columns = [field.name for field in schema if str(field.type) in ("string", "large_string", "string_view")]
+    if "text" in columns:
+        return "text"
+    if len(columns) != 1:
+        raise ValueError(f"{name} has no column 'text' and {len(columns)} columns of strings; rename the one to take to 'text'")
+    return str(columns[0])
+
+
+def _strings(column: Any, name: str) -> Iterator[str]:
+    for value in column.to_pylist():
+        if value is None:
+            raise ValueError(f"{name} has a row without text; remove such rows")
+        yield value
+
+
+def _line(error: BaseException) -> str:
+    """An error's message in one line."""
+    return " ".join(str(error).split())
