@@ -71,12 +71,13 @@ class Activation(nn.Module):
         return s * self.evaluate(by_channel, x.double() / s)
 
     def kinks(self, values: Values) -> Tensor:
-        """Where G is continuous but not smooth, in z, float64: quadrature puts its panel ends there."""
+        """Where G is continuous but not smooth, in z, float64, (m,) or (rows, m): quadrature puts its panel ends there."""
         return torch.zeros(0, dtype=torch.float64)
 
     def moments(self, values: Values, std: float) -> moments.Moments:
         """E G, E G^2, E G'^2 under z ~ N(0, std^2), one entry a row of `values`."""
-        return moments.quadrature(lambda z: self.evaluate(values, z), std, self.kinks(values))
+        rows = next((value.shape[:-1] for value in values.values()), torch.Size())
+        return moments.quadrature(lambda z: self.evaluate(values, z), std, self.kinks(values).expand(*rows, -1))
 
     def extra_repr(self) -> str:
         return f"{self.spec!r}, channels={self.channels}, input_std={float(self.input_std):.4g}"

@@ -18,6 +18,11 @@ FAMILIES = {
     "relu_squared": "activations.fixed.ReLUSquared",
     "hermite": "activations.hermite.Hermite",
     "fourier": "activations.fourier.Fourier",
+    "tropical": "activations.tropical.Tropical",
+    "tropical_rational": "activations.tropical_rational.TropicalRational",
+    "tpgu": "activations.tpgu.TPGU",
+    "rational": "activations.rational.Rational",
+    "xielu": "activations.xielu.XIELU",
 }
 
 

@@ -1,0 +1,119 @@
+"""Rational: G(z) = P(z) / (1 + |A(z)|), P = sum_{j=0..p} p_j z^j, A = sum_{j=1..q} q_j z^j: a Pade form without poles, by groups of channels.
+
+Molina, Schramowski and Kersting, Pade activation units, arXiv 1907.06732; groups as in Yang and Wang, Kolmogorov-Arnold
+transformer (KAT), arXiv 2409.10594.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from activations import solve
+from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
+from activations.kernels.rational import rational
+from activations.moments import unit_gain
+from activations.target import Target, Weight, gelu
+
+
+class Rational(Learnable):
+    """`numerator` p_0..p_p: (groups, p+1), `denominator` q_1..q_q: (groups, q); per=channel makes every channel a group.
+
+    init=unit: A = (1 + z^2/2)^(q//2) - 1 >= 0, P the projection of GELU under N(0, 1), then the Poincare rule, which stays inside
+    the family because P -> S P + a_0 (1 + A) does as long as p >= 2 (q//2). A shorter P has no free constant there: it is
+    scaled to E F^2 = s^2 and its slope gain is what it is. init=paper: fitted to SiLU, as KAT does between its two linear maps.
+    Growth is of degree p - q, so with the default float16 overflows only where x nearly does.
+    """
+
+    options: ClassVar = {
+        "p": Option(5, range(1, 9)),
+        "q": Option(4, range(2, 9)),  # q = 1 would start at A = 0, where |A| has no gradient
+        "groups": Option(8, range(1, 65537)),
+        **LEARNABLE_OPTIONS,
+    }
+    degrees = ("p", "q")
+    parameter_names = ("numerator", "denominator")
+    default_weight = Weight("uniform", 6.0)
+    numerator: Tensor
+    denominator: Tensor
+    exponents: Tensor
+
+    def __init__(self, channels: int, input_std: float = 1.0, **options: Any) -> None:
+        super().__init__(channels, input_std, **options)
+        if channels % self.rows():
+            divisor = next(d for d in range(self.rows(), 0, -1) if channels % d == 0)
+            raise ValueError(f"rational: groups={self.rows()} do not divide {channels} channels; type for example groups={divisor}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        powers = self.input_std**-self.exponents
+        p = self.numerator * (self.input_std * powers[: self.numerator.shape[-1]])
+        return rational(x, p, self.denominator * powers[1 : self.denominator.shape[-1] + 1])
+
+    def evaluate(self, values: Values, z: Tensor) -> Tensor:
+        return _power_sum(values["numerator"], z) / (1 + (z * _power_sum(values["denominator"], z)).abs())
+
+    def rows(self) -> int:
+        return self.channels if self.choices["per"] == "channel" else int(self.choices["groups"])
+
+    def constants(self) -> Values:
+        return {"exponents": torch.arange(max(self.choices["p"], self.choices["q"]) + 1, dtype=torch.float64)}
+
+    def initial(self, init: str) -> Values:
+        if init == "paper":
+            return self.fitted(Target.sample(F.silu, self.default_weight))
+        h = self._projected(Target.sample(gelu, Weight("normal", 1.0)))
+        p, q = h["numerator"], h["denominator"]
+        moments = self.moments(h, 1.0)
+        q_0 = F.pad(q[: 2 * (len(q) // 2)], (1, 0), value=1.0)
+        if len(p) < len(q_0):
+            return {"numerator": p * moments.second.rsqrt(), "denominator": q}
+        scale, shift = unit_gain(moments)
+        return {"numerator": scale * p + shift * F.pad(q_0, (0, len(p) - len(q_0))), "denominator": q}
+
+    def fitted(self, target: Target) -> Values:
+        """Damped Gauss-Newton over p and q in value and derivative, from the projection with the denominator of init=unit."""
+        start = self._projected(target)
+        sizes = [len(start[name]) for name in self.parameter_names]
+        w = target.weight.sqrt()
+
+        def residuals(theta: Tensor) -> Tensor:
+            value, slope = _value_and_slope(*theta.split(sizes), target.z)
+            return torch.cat([w * (value - target.value), target.slope_scale * w * (slope - target.slope)])
+
+        theta = solve.levenberg_marquardt(residuals, torch.cat([start[name] for name in self.parameter_names]))
+        return dict(zip(self.parameter_names, theta.split(sizes), strict=True))
+
+    def kinks(self, values: Values) -> Tensor:
+        """Real zeros of A: 0, and real eigenvalues of the companion matrix of A(z) / z."""
+        q = values["denominator"]
+        leading = torch.where(q[..., -1:].abs() < 1e-30, 1e-30, q[..., -1:])  # a vanishing one sends its roots to infinity
+        companion = torch.diag_embed(torch.ones(q.shape[-1] - 2, dtype=q.dtype), offset=-1).expand(*q.shape[:-1], -1, -1).clone()
+        companion[..., -1] = -q[..., :-1] / leading
+        roots = torch.linalg.eigvals(companion)
+        real = torch.where(roots.imag.abs() < 1e-6 * (1 + roots.real.abs()), roots.real, torch.inf)
+        return F.pad(real, (0, 1))
+
+    def _projected(self, target: Target) -> Values:
+        """P by linear least squares over the denominator (1 + (z/r)^2 / 2)^(q//2), r the width of the weight in z."""
+        n, r = self.choices["q"], target.radius / 4
+        square = torch.ones(1, dtype=torch.float64)
+        for _ in range(n // 2):
+            square = F.pad(square, (0, 2)) + F.pad(square, (2, 0)) / (2 * r**2)
+        q = F.pad(square[1:], (0, n % 2))
+        units = torch.eye(self.choices["p"] + 1, dtype=torch.float64)
+        columns = [_value_and_slope(unit, q, target.z) for unit in units]
+        basis, slopes = (torch.stack(parts, dim=1) for parts in zip(*columns, strict=True))
+        return {"numerator": solve.linear(target, basis, slopes), "denominator": q}
+
+
+def _power_sum(c: Tensor, z: Tensor) -> Tensor:
+    return sum((c[..., j] * z**j for j in range(c.shape[-1])), start=torch.zeros_like(z))
+
+
+def _value_and_slope(p: Tensor, q: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """G and G' at z (N,) for p (k,) and q (m,), by the quotient rule."""
+    A = z * _power_sum(q, z)
+    Q, slope_Q = 1 + A.abs(), A.sign() * _power_sum(q * torch.arange(1, len(q) + 1), z)
+    P, slope_P = _power_sum(p, z), _power_sum(p[1:] * torch.arange(1, len(p)), z)
+    return P / Q, (slope_P * Q - P * slope_Q) / Q.square()

@@ -1,0 +1,137 @@
+"""Taylor-gated unit: G(z) = z P_n(z), P_n(z) = sum_{k=0..n} (a_k / k!) S_k(b) (z - b)^k, S_k the k-th derivative of sigmoid(1.702 z).
+
+Zou, Liu and Dai 2025, doi 10.1016/j.neunet.2025.107262: a self-gated unit whose gate is a Taylor polynomial of the sigmoid with
+learnable coefficients a and expansion point b, per channel.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from activations import solve
+from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
+from activations.kernels.polynomial import polynomial
+from activations.moments import Moments
+from activations.target import Target, Weight, gelu
+
+SLOPE = 1.702  # sigmoid(1.702 x) is the logistic that is closest to the normal distribution function
+START = 0.25  # at b = 0 every even S_k vanishes, and a_k with it; S_2..S_8 are all away from zero here
+PAPER_SEED = 0
+
+
+class TPGU(Learnable):
+    """`coefficients` a: (channels, n+1), `expansion_point` b: (channels, 1), or (n+1,) and (1,) with per=layer.
+
+    F(0) = 0, so E F'^2 >= E F^2 / s^2 with equality only for +-x: unit gain cannot be had. init=unit: the projection of GELU under
+    N(0, 1), scaled to E F^2 = s^2 exactly; the slope gain E F'^2 is then 1.124, 1.099, 1.085 for n = 1, 3, 5 (even n as n - 1).
+    init=paper: a_0 = 1, other a_k from a normal of standard deviation 0.02 truncated at two of them, b = 0: nearly x/2, by a
+    generator of its own, so that every layer starts alike. At init=unit float16 overflows beyond |x|/s = 224, 28 for n = 1, 3.
+    """
+
+    options: ClassVar = {
+        "degree": Option(5, range(1, 9)),
+        **LEARNABLE_OPTIONS,
+        "per": Option("channel", ("layer", "channel")),
+    }
+    degrees = ("degree",)
+    parameter_names = ("coefficients", "expansion_point")
+    default_weight = Weight("normal", 1.0)
+    coefficients: Tensor
+    expansion_point: Tensor
+    derivatives: Tensor
+    binomials: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        exponents = self.exponents
+        gate = self._gate(self.coefficients, self.expansion_point, self.derivatives, self.binomials, exponents)
+        return polynomial(x, F.pad(gate * self.input_std**-exponents[: gate.shape[-1]], (1, 0)))
+
+    exponents: Tensor
+
+    def evaluate(self, values: Values, z: Tensor) -> Tensor:
+        a, b = values["coefficients"], values["expansion_point"][..., 0]
+        S = [torch.sigmoid(SLOPE * b)]
+        S.append(S[0] * (1 - S[0]))
+        for k in range(1, a.shape[-1] - 1):  # Leibniz on y' = y - y^2, in units of 1.702
+            S.append(S[k] - sum(math.comb(k, j) * S[j] * S[k - j] for j in range(k + 1)))
+        P = sum(a[..., k] * S[k] * SLOPE**k / math.factorial(k) * (z - b) ** k for k in range(a.shape[-1]))
+        return z * P
+
+    def constants(self) -> Values:
+        n = self.choices["degree"]
+        return {"derivatives": _derivatives(n), "binomials": _binomials(n), "exponents": torch.arange(n + 2).double()}
+
+    def initial(self, init: str) -> Values:
+        n = self.choices["degree"]
+        if init == "paper":
+            shape = (n + 1,) if self.rows() == 1 else (self.rows(), n + 1)
+            a = torch.empty(shape, dtype=torch.float64)
+            torch.nn.init.trunc_normal_(a, std=0.02, a=-0.04, b=0.04, generator=torch.Generator().manual_seed(PAPER_SEED))
+            a[..., 0] = 1
+            return {"coefficients": a, "expansion_point": torch.zeros(1, dtype=torch.float64)}
+        values = self.fitted(Target.sample(gelu, Weight("normal", 1.0)))
+        return values | {"coefficients": values["coefficients"] * self.moments(values, 1.0).second.rsqrt()}
+
+    def fitted(self, target: Target) -> Values:
+        """Linear least squares for a at b = 0.25, in value and derivative."""
+        n = self.choices["degree"]
+        b = torch.full((1,), START, dtype=torch.float64)
+        z = target.z[:, None].requires_grad_()
+        columns = [self.evaluate({"coefficients": unit, "expansion_point": b}, z) for unit in torch.eye(n + 1).double()]
+        slopes = [torch.autograd.grad(column.sum(), z)[0] for column in columns]
+        a = solve.linear(target, torch.cat(columns, dim=1).detach(), torch.cat(slopes, dim=1))
+        return {"coefficients": a, "expansion_point": b}
+
+    def moments(self, values: Values, std: float) -> Moments:
+        """E z^{2i} = (2i - 1)!! std^{2i} on the power series of G^2 and G'^2."""
+        n = self.choices["degree"]
+        constants = self.constants()
+        gate = self._gate(values["coefficients"], values["expansion_point"], *(constants[name] for name in constants))
+        c = F.pad(gate, (1, 0)) * std ** torch.arange(n + 2).double()  # G(std u)
+        slope = c[..., 1:] * torch.arange(1, n + 2).double() / std
+        return Moments(*(expectation for expectation in (_mean(c), _mean_square(c), _mean_square(slope))))
+
+    @staticmethod
+    def _gate(a: Tensor, b: Tensor, derivatives: Tensor, binomials: Tensor, exponents: Tensor) -> Tensor:
+        """P_n in powers of z, (..., n+1). Sums of products, not matmul, which autocast would take to half precision."""
+        t = torch.tanh(SLOPE / 2 * b)
+        S = (derivatives * t[..., None, :] ** exponents).sum(-1)  # S_k / k!
+        n = a.shape[-1]
+        lags = (exponents[:n, None] - exponents[:n]).clamp(min=0)
+        shift = binomials * (-b[..., None]) ** lags  # (z - b)^k in powers of z
+        gate: Tensor = ((a * S)[..., None] * shift).sum(-2)
+        return gate
+
+
+def _derivatives(n: int) -> Tensor:
+    """(n+1, n+2): S_k(b) / k! = sum_m D_km t^m with t = tanh(0.851 b), from sigmoid = (1 + t) / 2 and t' = 0.851 (1 - t^2)."""
+    p = torch.zeros(n + 3, dtype=torch.float64)
+    p[:2] = 0.5
+    rows = [p]
+    powers = torch.arange(n + 3, dtype=torch.float64)
+    for k in range(1, n + 1):
+        slope = (powers * p).roll(-1)
+        p = SLOPE / (2 * k) * (slope - slope.roll(2))
+        rows.append(p)
+    return torch.stack(rows)[:, : n + 2]
+
+
+def _binomials(n: int) -> Tensor:
+    """(n+1, n+1): k over j, 0 above the diagonal."""
+    return torch.tensor([[math.comb(k, j) for j in range(n + 1)] for k in range(n + 1)], dtype=torch.float64)
+
+
+def _mean(c: Tensor) -> Tensor:
+    """E sum_j c_j u^j, u ~ N(0, 1)."""
+    even = torch.tensor([math.prod(range(j - 1, 0, -2)) * (j % 2 == 0) for j in range(c.shape[-1])], dtype=torch.float64)
+    return (c * even).sum(-1)
+
+
+def _mean_square(c: Tensor) -> Tensor:
+    k = c.shape[-1]
+    moment = torch.tensor([math.prod(range(j - 1, 0, -2)) * (j % 2 == 0) for j in range(2 * k)], dtype=torch.float64)
+    i = torch.arange(k)
+    return (c[..., :, None] * c[..., None, :] * moment[i[:, None] + i]).sum((-2, -1))

@@ -1,0 +1,123 @@
+"""Tropical (max-plus) polynomial: G(z) = S max_{k=0..n}(k z + a_k), convex and piecewise linear.
+
+Khalfaoui-Hassani and Kesselheim, Polynomial, trigonometric, and tropical activations, arXiv 2502.01247; S is ours: without it the
+slopes, and with them the gain, could not be scaled.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from activations import solve
+from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
+from activations.kernels.tropical import tropical
+from activations.moments import Moments, piecewise_linear, unit_gain
+from activations.target import Target, Weight
+
+
+class Tropical(Learnable):
+    """`scale` S: (1,), `intercepts` a: (n+1,), or (channels, ...). A negative S makes it concave.
+
+    init=unit: breakpoints at the quantiles k/(n+1) of the inputs, so that every piece is alive, S and the common shift by the
+    Poincare rule; n = 1 is sqrt(2) ReLU. init=paper: S = sqrt(2)/n, frozen, all a_k = 1: sqrt(2) ReLU(x) + sqrt(2)/n, whose n - 1
+    middle pieces touch at one point and get no gradient. Slopes are at most |S| n, so it overflows in float16 only where x would.
+    """
+
+    options: ClassVar = {"degree": Option(6, range(1, 33)), **LEARNABLE_OPTIONS}
+    degrees = ("degree",)
+    parameter_names = ("scale", "intercepts")
+    default_weight = Weight("uniform", 3.0)  # its tails are lines: only the bend must be sampled
+    scale: Tensor
+    intercepts: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return tropical(x, self.scale, self.intercepts * self.input_std)
+
+    def evaluate(self, values: Values, z: Tensor) -> Tensor:
+        a = values["intercepts"]
+        return values["scale"][..., 0] * torch.stack([k * z + a[..., k] for k in range(a.shape[-1])]).amax(dim=0)
+
+    def is_trained(self, name: str) -> bool:
+        return super().is_trained(name) and not (name == "scale" and self.choices["init"] == "paper")
+
+    def initial(self, init: str) -> Values:
+        n = self.choices["degree"]
+        if init == "paper":
+            return {"scale": torch.tensor([math.sqrt(2) / n]).double(), "intercepts": torch.ones(n + 1).double()}
+        h = {"scale": torch.ones(1).double(), "intercepts": intercepts(torch.arange(n + 1).double(), quantiles(n))}
+        scale, shift = unit_gain(self.moments(h, 1.0))
+        return {"scale": scale[None], "intercepts": h["intercepts"] + shift / scale}
+
+    def fitted(self, target: Target) -> Values:
+        """Gauss-Newton over shift, S and the ordered breakpoints, from where the target's slope passes S (k - 1/2); by value.
+
+        Only convex (S > 0) and concave (S < 0) shapes can be reached: both are tried.
+        """
+        fits = [_hinges(target, self.choices["degree"], sign) for sign in (1, -1)]
+        return min(fits, key=lambda fit: fit[0])[1]
+
+    def kinks(self, values: Values) -> Tensor:
+        slopes = torch.arange(values["intercepts"].shape[-1], dtype=torch.float64)
+        return crossings(slopes, values["intercepts"])
+
+    def moments(self, values: Values, std: float) -> Moments:
+        a, scale = values["intercepts"], values["scale"]
+        slopes = torch.arange(a.shape[-1], dtype=torch.float64).expand_as(a)
+
+        def line(z: Tensor) -> tuple[Tensor, Tensor]:
+            slope, intercept = active(slopes, a, z)
+            return scale * slope, scale * intercept
+
+        return piecewise_linear(self.kinks(values), line, std)
+
+
+def quantiles(n: int, offset: float = 0.0) -> Tensor:
+    """(n,) breakpoints at the standard normal's quantiles (k - offset) / (n + 1 - 2 offset), k = 1..n."""
+    k = torch.arange(1, n + 1, dtype=torch.float64)
+    return torch.special.ndtri((k - offset) / (n + 1 - 2 * offset))
+
+
+def intercepts(slopes: Tensor, breakpoints: Tensor, start: float = 0.0) -> Tensor:
+    """a (n+1,) for which pieces k-1 and k of slopes (n+1,) meet at breakpoints (n,): a_k = a_{k-1} - (m_k - m_{k-1}) t_k."""
+    drops = slopes.diff() * breakpoints
+    return torch.cat([torch.zeros(1, dtype=slopes.dtype), -drops.cumsum(0)]) + start
+
+
+def active(slopes: Tensor, a: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and intercept of the largest piece m_k z + a_k at points z: (..., k) and (..., points) to (..., points) twice."""
+    top = (slopes[..., None, :] * z[..., :, None] + a[..., None, :]).argmax(dim=-1)
+    return slopes.gather(-1, top), a.gather(-1, top)
+
+
+def crossings(slopes: Tensor, a: Tensor) -> Tensor:
+    """Where any two pieces meet, (..., k (k-1) / 2), infinite for parallel ones: a superset of the breakpoints of their maximum."""
+    i, j = torch.triu_indices(a.shape[-1], a.shape[-1], offset=1)
+    met = (a[..., i] - a[..., j]) / (slopes[..., j] - slopes[..., i])
+    return torch.where(met.isfinite(), met, torch.inf)
+
+
+def _hinges(target: Target, n: int, sign: int) -> tuple[float, Values]:
+    """Misfit and parameters of c + S sum_k (z - t_k)_+ with the sign of S given."""
+    rising = (sign * target.slope).cummax(0).values
+    steepest = float(rising[-1].clamp(min=1e-3))
+    S = 1.05 * steepest / n
+    levels = S * (torch.arange(n, dtype=torch.float64) + 0.5)
+    t = target.z[torch.searchsorted(rising, levels).clamp(max=len(target.z) - 1)]
+    gaps = t.diff().clamp(min=1e-2 * target.radius / n)
+    start = torch.cat([target.value[:1], torch.tensor([math.log(S)]).double(), t[:1], gaps.log()])
+    w = target.weight.sqrt()
+
+    def shape(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        c, log_scale, first, log_gaps = theta.split([1, 1, 1, n - 1])
+        return c, sign * log_scale.exp(), torch.cat([first, first + log_gaps.exp().cumsum(0)])
+
+    def residuals(theta: Tensor) -> Tensor:
+        c, scale, t = shape(theta)
+        return w * (c + scale * (target.z[:, None] - t).clamp(min=0).sum(1) - target.value)
+
+    theta = solve.levenberg_marquardt(residuals, start)
+    c, scale, breakpoints = shape(theta)
+    a = intercepts(torch.arange(n + 1).double(), breakpoints) + c / scale
+    return float(residuals(theta).square().sum()), {"scale": scale, "intercepts": a}

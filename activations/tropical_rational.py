@@ -1,0 +1,108 @@
+"""Tropical rational: G(z) = max_k(m_k z + a_k) - max_k(m'_k z + a'_k), slopes and intercepts learnable: any piecewise-linear shape.
+
+Khalfaoui-Hassani and Kesselheim, Polynomial, trigonometric, and tropical activations, arXiv 2502.01247.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from activations import solve
+from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
+from activations.kernels.tropical import tropical_rational
+from activations.moments import Moments, piecewise_linear, unit_gain
+from activations.target import Target, Weight
+from activations.tropical import active, crossings, intercepts, quantiles
+
+PAPER_SEED = 0
+
+
+class TropicalRational(Learnable):
+    """`slopes` m, `intercepts` a, `slopes_den` m', `intercepts_den` a': (n+1,) each, or (channels, n+1).
+
+    init=unit: m_k = k with breakpoints at the quantiles k/(n+1), m'_k = k/2 with breakpoints at (k - 1/2)/n, then scale and shift
+    by the Poincare rule. init=paper: all four drawn from N(0, 1), gain uncontrolled, by a generator of its own: every layer
+    starts alike. It grows linearly, so it overflows in float16 only where x nearly does.
+    """
+
+    options: ClassVar = {"degree": Option(6, range(1, 33)), **LEARNABLE_OPTIONS}
+    degrees = ("degree",)
+    parameter_names = ("slopes", "intercepts", "slopes_den", "intercepts_den")
+    default_weight = Weight("uniform", 6.0)
+    slopes: Tensor
+    intercepts: Tensor
+    slopes_den: Tensor
+    intercepts_den: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self.input_std
+        return tropical_rational(x, self.slopes, self.intercepts * s, self.slopes_den, self.intercepts_den * s)
+
+    def evaluate(self, values: Values, z: Tensor) -> Tensor:
+        m, a, m_den, a_den = (values[name] for name in self.parameter_names)
+        top = torch.stack([m[..., k] * z + a[..., k] for k in range(m.shape[-1])]).amax(dim=0)
+        return top - torch.stack([m_den[..., k] * z + a_den[..., k] for k in range(m.shape[-1])]).amax(dim=0)
+
+    def initial(self, init: str) -> Values:
+        n = self.choices["degree"]
+        if init == "paper":
+            generator = torch.Generator().manual_seed(PAPER_SEED)
+            shape = (n + 1,) if self.rows() == 1 else (self.rows(), n + 1)
+            return {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name in self.parameter_names}
+        k = torch.arange(n + 1, dtype=torch.float64)
+        h = self._values(k, intercepts(k, quantiles(n)), k / 2, intercepts(k / 2, quantiles(n, offset=0.5)))
+        scale, shift = unit_gain(self.moments(h, 1.0))
+        h = {name: scale * value for name, value in h.items()}
+        return h | {"intercepts": h["intercepts"] + shift}
+
+    def fitted(self, target: Target) -> Values:
+        """One linear least squares over hinges: n knots where the target bends up go to the first maximum, n where it bends down
+        to the second, placed by equidistributing |g''|^(2/5) (the asymptotically best knots of a piecewise-linear function)."""
+        n = self.choices["degree"]
+        up, down = (_knots(target, n, sign) for sign in (1, -1))
+        knots = torch.cat([up, down])
+        hinge = target.z[:, None] - knots
+        one = torch.ones_like(target.z)[:, None]
+        w = target.weight.sqrt()  # by value alone: the slope of a step function meets the target's only on average
+        matrix, right = w[:, None] * torch.cat([one, target.z[:, None], hinge.clamp(min=0)], dim=1), w * target.value
+        free = torch.zeros(2, dtype=torch.float64)
+        signs = torch.cat([free, torch.ones(n).double(), -torch.ones(n).double()])
+        c = solve.scaled_lstsq(matrix, right)
+        if (signs * c < 0).any():
+            c = solve.signed_lstsq(matrix, right, signs)
+        slopes = torch.cat([c[1:2], c[1] + c[2 : 2 + n].cumsum(0)])
+        slopes_den = torch.cat([free[:1], (-c[2 + n :]).cumsum(0)])
+        return self._values(slopes, intercepts(slopes, up, float(c[0])), slopes_den, intercepts(slopes_den, down))
+
+    def kinks(self, values: Values) -> Tensor:
+        m, a, m_den, a_den = (values[name] for name in self.parameter_names)
+        return torch.cat([crossings(m, a), crossings(m_den, a_den)], dim=-1)
+
+    def moments(self, values: Values, std: float) -> Moments:
+        m, a, m_den, a_den = (values[name] for name in self.parameter_names)
+
+        def line(z: Tensor) -> tuple[Tensor, Tensor]:
+            slope, intercept = active(m, a, z)
+            slope_den, intercept_den = active(m_den, a_den, z)
+            return slope - slope_den, intercept - intercept_den
+
+        return piecewise_linear(self.kinks(values), line, std)
+
+    def _values(self, *vectors: Tensor) -> Values:
+        return dict(zip(self.parameter_names, vectors, strict=True))
+
+
+def _knots(target: Target, n: int, sign: int) -> Tensor:
+    """(n,) knots where sign * g'' > 0, each with an equal share of (weight density * g''^2)^(1/5); inside the range."""
+    z = torch.linspace(-target.radius, target.radius, 2049, dtype=torch.float64)
+    order = target.z.argsort()
+    at = torch.searchsorted(target.z[order], z).clamp(1, len(order) - 1)
+    left, right = order[at - 1], order[at]
+    bend = sign * (target.slope[right] - target.slope[left]) / (target.z[right] - target.z[left])
+    density = (bend.clamp(min=0) ** 2) ** 0.2
+    if target.law.law == "normal":
+        density = density * torch.exp(-(z / target.slope_scale).square() / 10)
+    share = (density + 1e-6 * density.max().clamp(min=1e-12)).cumsum(0)
+    levels = (torch.arange(n, dtype=torch.float64) + 0.5) / n * share[-1]
+    return z[torch.searchsorted(share, levels)]

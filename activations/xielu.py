@@ -1,0 +1,74 @@
+"""xIELU: G(z) = alpha_p z^2 + beta z for z > 0, alpha_n (e^z - 1 - z) + beta z otherwise; alpha_p > 0, alpha_n > beta learnable.
+
+Huang and Schlag, Deriving activation functions using integration, arXiv 2411.13010: the integral of a trainable ELU.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from activations import solve
+from activations.activation import LEARNABLE_OPTIONS, Learnable, Values
+from activations.kernels.xielu import xielu
+from activations.target import Target, Weight
+
+BETA = 0.5  # slope at 0, fixed in the paper
+PAPER_ALPHA = 0.8
+
+
+class XIELU(Learnable):
+    """`alpha_p`, `alpha_n`: (1,) or (channels, 1), before the softplus that keeps alpha_p > 0 and alpha_n > beta.
+
+    F(0) = 0, so unit gain cannot be had. init=unit: the published alpha_n, and alpha_p such that E F^2 = s^2 exactly; the slope
+    gain E F'^2 is then 1.159. init=paper: both 0.8. It grows as alpha_p x^2 / s: float16 overflows beyond |x|/s = 350 at init=unit.
+    """
+
+    options: ClassVar = LEARNABLE_OPTIONS
+    degrees = ()
+    parameter_names = ("alpha_p", "alpha_n")
+    default_weight = Weight("uniform", 6.0)
+    alpha_p: Tensor
+    alpha_n: Tensor
+    beta: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return xielu(x, F.softplus(self.alpha_p), self.beta + F.softplus(self.alpha_n), self.beta, self.input_std)
+
+    def evaluate(self, values: Values, z: Tensor) -> Tensor:
+        alpha_p, alpha_n = (torch.log1p(torch.exp(values[name][..., 0])) for name in self.parameter_names)
+        negative = z.clamp(max=0)
+        return torch.where(z > 0, alpha_p * z**2, (BETA + alpha_n) * (torch.exp(negative) - 1 - negative)) + BETA * z
+
+    def constants(self) -> Values:
+        return {"beta": torch.tensor([BETA], dtype=torch.float64)}
+
+    def initial(self, init: str) -> Values:
+        published = _values(PAPER_ALPHA, PAPER_ALPHA)
+        if init == "paper":
+            return published
+        # E G^2 = alpha_p^2 E z_+^4 + 2 alpha_p beta E z_+^3 + rest, a quadratic in alpha_p.
+        a, b = 1.5, 2 * BETA * math.sqrt(2 / math.pi)
+        rest = float(self.moments(published, 1.0).second) - a * PAPER_ALPHA**2 - b * PAPER_ALPHA
+        return _values((-b + math.sqrt(b**2 - 4 * a * (rest - 1))) / (2 * a), PAPER_ALPHA)
+
+    def fitted(self, target: Target) -> Values:
+        """G is linear in alpha_p and alpha_n: least squares in value and derivative, kept above 0 and beta."""
+        z = target.z[:, None]
+        positive, negative = z.clamp(min=0), z.clamp(max=0)
+        basis = torch.cat([positive**2, torch.expm1(negative) - negative], dim=1)
+        slopes = torch.cat([2 * positive, torch.expm1(negative)], dim=1)
+        rest = Target(**vars(target) | {"value": target.value - BETA * target.z, "slope": target.slope - BETA})
+        alpha_p, alpha_n = solve.linear(rest, basis, slopes).tolist()
+        return _values(max(alpha_p, 1e-3), max(alpha_n, BETA + 1e-3))
+
+    def kinks(self, values: Values) -> Tensor:
+        return torch.zeros(1, dtype=torch.float64)
+
+
+def _values(alpha_p: float, alpha_n: float) -> Values:
+    """The parameters before the softplus."""
+    raw = (math.log(math.expm1(alpha_p)), math.log(math.expm1(alpha_n - BETA)))
+    return {name: torch.tensor([value], dtype=torch.float64) for name, value in zip(("alpha_p", "alpha_n"), raw, strict=True)}
