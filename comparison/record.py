@@ -73,13 +73,19 @@ class Record:
 
     def part(self, which: str) -> tuple[float, float | None]:
         """(loss, bits per byte) on a half of the validation documents: every other one `selects` a rate, the rest `reports`."""
-        first = {"selects": 0, "reports": 1}[which]
-        nats, targets, size = (math.fsum(self.documents[name][first::2]) for name in ("nats", "targets", "bytes"))
-        return nats / targets, nats / math.log(2) / size if size else None
+        return part_of(self.documents, slice({"selects": 0, "reports": 1}[which], None, 2))
 
     def tokens_curve(self) -> np.ndarray:
         """Training tokens seen at each evaluation."""
         return np.array(self.evaluations["step"]) * self.tokens_per_step
+
+
+def part_of(documents: dict[str, list[float]], part: slice) -> tuple[float, float | None]:
+    """(loss, bits per byte) on some of the documents. Raises ValueError where there is nothing in them."""
+    nats, targets, size = (math.fsum(documents[name][part]) for name in ("nats", "targets", "bytes"))
+    if not targets:
+        raise ValueError("too few validation documents to hold some of them out; prepare a larger validation set")
+    return nats / targets, nats / math.log(2) / size if size else None
 
 
 def is_finished(folder: Path) -> bool:

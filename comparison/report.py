@@ -61,8 +61,8 @@ def abstract(found: Results, summary: Summary) -> str:
     sentences = [
         f"We trained GPT-2 models ({config['n_layer']} layers, width {config['n_embd']}, context {config['block_size']}) on "
         f"{tokens:,} tokens of {Path(config['data_dir']).name} with {len(arms)} settings of the MLP activation and "
-        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} each; runs of one seed share their data order and all initial weights outside "
-        "the activation."
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} each; runs of one seed share their data order and all initial "
+        "weights outside the activation."
     ]
     reference = next((arm for arm in arms if arm.activation == summary.baseline), arms[0])
     sentences.append(f"{reference.label} reaches a validation perplexity of {reference.perplexity:.3f}.")
@@ -194,8 +194,8 @@ _METHOD = (
 )
 _COST_METHOD = (
     "Medians over training rows, means over seeds. The last columns: training tokens and training wall-clock until the "
-    "validation loss is at the baseline's final one, as a share of what the baseline took, by linear interpolation between evaluations, "
-    "mean over the seeds that reached it."
+    "validation loss is at the baseline's final one, as a share of what the baseline took, by linear interpolation between "
+    "evaluations, mean over the seeds that reached it."
 )
 _CAPTIONS = {
     "loss": (
@@ -214,7 +214,7 @@ _CAPTIONS = {
     ),
     "gains": (
         "Gains",
-        "Measured on training inputs, first seed. At 1 the activation keeps the second moment of inputs, and that of gradients.",
+        "Measured on training inputs, first seed. At 1 the activation keeps the second moment of inputs and of gradients.",
     ),
 }
 

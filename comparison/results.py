@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from activations import registry
-from comparison.record import Record, from_json, is_finished, read, to_json
+from comparison.measure import read_measured
+from comparison.record import Record, from_json, is_finished, to_json
 from runtime.files import write_text
 
 FILE = "results.json"
@@ -84,14 +85,14 @@ def gather(folders: Sequence[Path]) -> Results:
             settings = merge(settings, found.settings)
             records += found.records
         elif (folder / "metrics.jsonl").is_file():
-            records.append(read(folder))
+            records.append(read_measured(folder))
         else:
             runs = [path.parent for path in sorted(folder.glob("*/metrics.jsonl")) if is_finished(path.parent)]
             if not runs:
                 raise ValueError(
                     f"{str(folder)!r} holds neither {FILE} nor finished runs; give what compare.py or train.py made"
                 )
-            records += [read(run) for run in runs]
+            records += [read_measured(run) for run in runs]
     return Results(settings, tuple(records))
 
 

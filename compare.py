@@ -1,0 +1,166 @@
+"""Which activation gives the lower perplexity, by how much, at what cost: paired runs, intervals, a report.
+
+python compare.py CONFIG.py --activations SPEC... --seeds N [--field value ...]
+    trains every SPEC at N seeds, evaluates all on the same tokens, writes report.md, report.html and results.json
+    --baseline SPEC          what the others are compared with; the first SPEC otherwise
+    --vary FIELD=A,B ...     every combination with the values of further fields
+    --lr RATE ...            each activation at its best of these learning rates, chosen on held-out validation documents
+    --lr_seeds K             only K seeds run at all of them, the others at the best; 0: all seeds
+    --out_dir DIR            runs and report; runs/compare_CONFIG otherwise. Finished runs there are skipped
+    --jobs N                 N runs at a time, each on its device or its share of the cores
+    --launcher slurm         an array of jobs through submitit; --slurm KEY=VALUE ... are submitit's parameters
+    --discard_checkpoints    delete each run's weights once it is measured
+    under torchrun each run uses all processes
+python compare.py report DIR... [--baseline SPEC] [--vary FIELD ...] [--lr] [--out_dir DIR]
+    the report from finished runs, of compare.py or train.py
+python compare.py eval RUN... [--data_dir DIR] [--checkpoint best|last|STEP]
+    loss of checkpoints on any prepared validation set, zero-shot
+python compare.py shapes RUN [--checkpoint best|last|STEP]
+    a picture of the activations that a run learned
+"""
+
+import logging
+import math
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from comparison import launch, measure, report, results, runner, slurm
+from comparison.document import Table, markdown
+from comparison.options import Options, read_options
+from comparison.record import part_of
+from comparison.sweep import Sweep, plan
+from config.command_line import overrides
+from runtime import checkpoint
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0, 1 where runs failed, 2 and one line for bad input, 128 + signal where it was stopped."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__, file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    try:
+        return COMMANDS.get(argv[0], compare)(argv)
+    except ValueError as error:
+        print(f"compare.py: {error}", file=sys.stderr)
+        return 2
+    except launch.SweepInterruptedError as stopped:
+        print(f"compare.py: {stopped}: the runs are saved; the same command goes on from there", file=sys.stderr)
+        return stopped.exit_code
+
+
+def compare(argv: list[str]) -> int:
+    """`CONFIG.py --activations ...`: train, measure, report."""
+    options, rest = read_options(argv[1:], SWEEP_OPTIONS, more=True)
+    sweep = plan_sweep(Path(argv[0]), options, rest, shlex.join(["python", "compare.py", *argv]))
+    logs = sweep.out_dir / "logs"
+    jobs = options.number("jobs", 1)
+    if launch.join_torchrun() > 0:
+        launch.follow(logs)
+        launch.dismiss()
+        return 0
+    try:
+        summary, failures = runner.run(sweep, choose_launcher(options, jobs, logs), "discard_checkpoints" not in options)
+    finally:
+        launch.dismiss()
+    if summary is None:
+        print(f"compare.py: no run finished; {logs} has what they said", file=sys.stderr)
+        return 1
+    print((sweep.out_dir / "report.md").read_text(encoding="utf-8").split("\n## ")[0])
+    print(f"The report lies in {sweep.out_dir / 'report.html'}")
+    return 1 if failures else 0
+
+
+def plan_sweep(preset: Path, options: Options, rest: list[str], command: str) -> Sweep:
+    """The sweep that a command line describes. Raises ValueError."""
+    varied = {}
+    for item in options.words("vary"):
+        name, equals, values = item.partition("=")
+        if not equals:
+            raise ValueError(f"--vary {item!r} has no values; type --vary {name}=A,B")
+        varied[name] = tuple(overrides([f"--{name}", value])[name] for value in values.split(","))
+    return plan(
+        preset,
+        options.words("activations"),
+        options.number("seeds", 1),
+        overrides(rest),
+        Path(options.word("out_dir")) if "out_dir" in options else None,
+        options.word("baseline"),
+        varied,
+        options.rates("lr"),
+        options.number("lr_seeds", 0),
+        command,
+    )
+
+
+def choose_launcher(options: Options, jobs: int, logs: Path) -> launch.Launcher:
+    """How runs are started. Raises ValueError for ways that exclude each other."""
+    name = options.word("launcher") or "local"
+    if name not in ("local", "slurm"):
+        raise ValueError(f"--launcher {name!r} is not local or slurm")
+    if jobs < 1:
+        raise ValueError(f"--jobs {jobs} is no number of jobs; give at least 1")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if jobs > 1 or name == "slurm":
+            raise ValueError("under torchrun each run uses all processes; leave out --jobs and --launcher")
+        return launch.all_processes(logs)
+    if name == "slurm":
+        return slurm.array(jobs, logs, slurm.parameters(options.words("slurm")))
+    return launch.side_by_side(jobs, logs)
+
+
+def write_report(argv: list[str]) -> int:
+    """`report DIR...`"""
+    options, folders = read_options(argv[1:], {"baseline": 1, "vary": None, "lr": 0, "out_dir": 1})
+    if not folders:
+        raise ValueError("report of what? type compare.py report DIR...")
+    found = results.gather([Path(folder) for folder in folders])
+    out_dir = Path(options.word("out_dir") or (folders[0] if len(folders) == 1 else "runs/report"))
+    varied = tuple(dict.fromkeys([*found.settings.varied, *options.words("vary")]))
+    rates = (
+        tuple(sorted({record.config["learning_rate"] for record in found.records})) if "lr" in options else found.settings.rates
+    )
+    settings = replace(found.settings, baseline=options.word("baseline") or found.settings.baseline, varied=varied, rates=rates)
+    report.write(out_dir, replace(found, settings=settings))
+    print(f"The report lies in {out_dir / 'report.html'}")
+    return 0
+
+
+def evaluate(argv: list[str]) -> int:
+    """`eval RUN...`: the checkpoints' loss on a validation set."""
+    options, runs = read_options(argv[1:], {"data_dir": 1, "checkpoint": 1})
+    if not runs:
+        raise ValueError("eval of what? type compare.py eval RUN... [--data_dir DIR]")
+    rows = []
+    for run in runs:
+        model, config = checkpoint.load_model(run, options.word("checkpoint") or "best")
+        documents = measure.by_document(model, config, Path(options.word("data_dir") or config.data_dir))
+        loss, bits = part_of(documents, slice(None))
+        numbers = (f"{sum(documents['targets']):,.0f}", f"{loss:.4f}", f"{math.exp(loss):.3f}", f"{bits:.4f}" if bits else "-")
+        rows.append((run, config.activation, *numbers))
+    print(markdown([Table(("run", "activation", "targets", "loss", "perplexity", "bits per byte"), tuple(rows))]), end="")
+    return 0
+
+
+def shapes(argv: list[str]) -> int:
+    """`shapes RUN`: draw what the activations have become."""
+    options, runs = read_options(argv[1:], {"checkpoint": 1})
+    if len(runs) != 1:
+        raise ValueError("shapes of one run; type compare.py shapes RUN")
+    raise ValueError("not wired")
+
+
+COMMANDS: Mapping[str, Callable[[list[str]], int]] = {"report": write_report, "eval": evaluate, "shapes": shapes}
+# Name -> how many words follow it: None for any number of them, at least one.
+SWEEP_OPTIONS = {
+    "activations": None, "seeds": 1, "baseline": 1, "vary": None, "lr": None, "lr_seeds": 1, "out_dir": 1, "jobs": 1,
+    "launcher": 1, "slurm": None, "discard_checkpoints": 0,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(main())

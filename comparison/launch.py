@@ -1,0 +1,173 @@
+"""Running jobs as processes of their own: side by side on this machine, or one after the other on all processes of torchrun.
+
+A process of its own gives each run its own peak memory, compiled graphs and random state. `comparison.slurm` is the third way.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+
+from comparison.sweep import Job
+from runtime.signals import StopSignals
+
+PARENT = "COMPARE_PARENT_PID"  # tells comparison.job whose end is its end too
+_POLL_S = 0.2
+Done = Callable[[Job, int, str], None]  # job, exit code, last line that it said
+Tick = Callable[[Sequence[Job]], None]  # the jobs that are running
+
+
+class SweepInterruptedError(Exception):
+    """A stop signal came; every job was told and has stopped."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.exit_code = 128 + number
+
+
+class Launcher(Protocol):
+    """Runs jobs and reports each; an exception of `done` stops the others. Raises SweepInterruptedError."""
+
+    def __call__(self, jobs: Sequence[Job], done: Done, tick: Tick) -> None: ...
+
+
+def side_by_side(slots: int, logs: Path) -> Launcher:
+    """At most `slots` jobs at a time, each with its share of the devices or cores."""
+
+    def launch(jobs: Sequence[Job], done: Done, tick: Tick) -> None:
+        waiting, running = list(jobs), dict[int, tuple[Job, subprocess.Popen[bytes]]]()
+        with StopSignals() as signals:
+            try:
+                while waiting or running:
+                    for slot in set(range(slots)) - running.keys():
+                        if waiting:
+                            job = waiting.pop(0)
+                            running[slot] = job, start(job, logs, share(slot, slots))
+                    time.sleep(_POLL_S)
+                    if signals.received:
+                        raise SweepInterruptedError(signals.received)
+                    for slot, (job, process) in list(running.items()):
+                        if process.poll() is not None:
+                            del running[slot]
+                            done(job, process.returncode, last_line(logs, job))
+                    tick([job for job, _ in running.values()])
+            finally:
+                stop([process for _, process in running.values()])
+
+    return launch
+
+
+def all_processes(logs: Path) -> Launcher:
+    """Under torchrun, on rank 0: each job runs on all processes, one job after the other. The other ranks `follow`."""
+
+    def launch(jobs: Sequence[Job], done: Done, tick: Tick) -> None:
+        for job in jobs:
+            order = (job, _free_port())
+            dist.broadcast_object_list([order], src=0)
+            code = _take_part(*order, logs, lambda job=job: tick([job]))  # type: ignore[misc]
+            done(job, code, last_line(logs, job))
+
+    return launch
+
+
+def follow(logs: Path) -> None:
+    """On a rank above 0: take part in every job that rank 0 announces, until there are none. Raises SweepInterruptedError."""
+    while True:
+        order: list[tuple[Job, int] | None] = [None]
+        dist.broadcast_object_list(order, src=0)
+        if order[0] is None:
+            return
+        _take_part(*order[0], logs, lambda: None)
+
+
+def join_torchrun() -> int:
+    """The rank of this process under torchrun, in a process group that announces jobs; 0 and no group without torchrun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0
+    dist.init_process_group("gloo", timeout=timedelta(days=30))  # a follower waits while rank 0 reads and writes results
+    return dist.get_rank()
+
+
+def dismiss() -> None:
+    """On rank 0: let the followers go. Leaves the process group, if there is one."""
+    if dist.is_initialized():
+        if dist.get_rank() == 0:
+            dist.broadcast_object_list([None], src=0)
+        dist.destroy_process_group()
+
+
+def start(
+    job: Job, logs: Path, environment: dict[str, str], removed: Sequence[str] = (), suffix: str = ""
+) -> subprocess.Popen[bytes]:
+    """Start a job; what it says goes to `logs`/<name>.log. It stops, with a checkpoint, when this process ends."""
+    logs.mkdir(parents=True, exist_ok=True)
+    root = str(Path(__file__).resolve().parent.parent)
+    inherited = {name: value for name, value in os.environ.items() if name not in removed}
+    paths = os.pathsep.join(path for path in (root, os.environ.get("PYTHONPATH", "")) if path)
+    with open(logs / f"{job.name}{suffix}.log", "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "comparison.job", *job.arguments],
+            env=inherited | {"PYTHONPATH": paths, PARENT: str(os.getpid())} | environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C reaches us alone, and we tell the jobs once
+        )
+
+
+def stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """SIGTERM: each finishes its step and writes a checkpoint. Waits for them."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
+
+
+def share(slot: int, slots: int) -> dict[str, str]:
+    """Environment that gives a slot its device, or its part of the cores; nothing where there is one slot."""
+    if slots == 1:
+        return {}
+    if torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(",")
+        return {"CUDA_VISIBLE_DEVICES": visible[slot % len(visible)]}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": str(max(1, cores // slots))}
+
+
+def last_line(logs: Path, job: Job) -> str:
+    """The last thing that a job said."""
+    path = logs / f"{job.name}.log"
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _take_part(job: Job, port: int, logs: Path, tick: Callable[[], None]) -> int:
+    rank = dist.get_rank()
+    # A store of its own: torchrun's holds the keys of the processes that announce the jobs.
+    removed = [name for name in os.environ if name.startswith("TORCHELASTIC_")]
+    process = start(job, logs, {"MASTER_PORT": str(port)}, removed, suffix=f".{rank}" if rank else "")
+    with StopSignals() as signals:
+        try:
+            while process.poll() is None:
+                time.sleep(_POLL_S)
+                tick()
+                if signals.received:
+                    raise SweepInterruptedError(signals.received)
+        finally:
+            stop([process])
+    return process.returncode
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,91 @@
+"""Running jobs as an array on a SLURM cluster, through submitit, which is imported here alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from comparison.launch import Done, Launcher, SweepInterruptedError, Tick, last_line
+from comparison.sweep import Job
+from runtime.signals import StopSignals
+
+_POLL_S = 1.0
+
+
+@dataclass
+class Task:
+    """What a node runs: a job's command. Preempted or timed out, it writes a checkpoint and is queued again."""
+
+    arguments: tuple[str, ...]
+    log: Path
+    _process: Any = field(default=None, repr=False)
+
+    def __call__(self) -> int:
+        """The job's exit code."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        root = str(Path(__file__).resolve().parent.parent)
+        with open(self.log, "ab") as log:
+            command = [sys.executable, "-m", "comparison.job", *self.arguments]
+            environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)}
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            code: int = self._process.wait()
+        return code
+
+    def checkpoint(self) -> Any:
+        """Called by submitit before the node is taken away."""
+        import submitit
+
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait()
+        return submitit.helpers.DelayedSubmission(Task(self.arguments, self.log))
+
+
+def array(at_a_time: int, logs: Path, parameters: Mapping[str, Any], cluster: str = "slurm") -> Launcher:
+    """A launcher that submits all jobs as one array of which `at_a_time` run at once; `parameters` are submitit's."""
+
+    def launch(jobs: Sequence[Job], done: Done, tick: Tick) -> None:
+        import submitit
+
+        executor = submitit.AutoExecutor(folder=logs / "slurm", cluster=cluster)
+        limits = {"slurm_array_parallelism": at_a_time} if cluster == "slurm" else {}
+        executor.update_parameters(name="compare", **limits, **parameters)
+        with executor.batch():
+            submitted = [executor.submit(Task(job.arguments, logs / f"{job.name}.log")) for job in jobs]
+        waiting = dict(zip(jobs, submitted, strict=True))
+        with StopSignals() as signals:
+            try:
+                while waiting:
+                    time.sleep(_POLL_S)
+                    if signals.received:
+                        raise SweepInterruptedError(signals.received)
+                    for job, task in list(waiting.items()):
+                        if task.done():
+                            del waiting[job]
+                            failed = task.exception()
+                            done(
+                                job,
+                                1 if failed else task.result(),
+                                str(failed).splitlines()[-1] if failed else last_line(logs, job),
+                            )
+                    tick(list(waiting))
+            finally:
+                for task in waiting.values():
+                    task.cancel(check=False)
+
+    return launch
+
+
+def parameters(words: Sequence[str]) -> dict[str, Any]:
+    """submitit's parameters from KEY=VALUE words; whole numbers are integers. Raises ValueError."""
+    pairs = [word.partition("=") for word in words]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise ValueError(
+            f"--slurm {wrong[0]!r} is not KEY=VALUE, as in --slurm timeout_min=60 slurm_partition=gpu gpus_per_node=1"
+        )
+    return {name: int(value) if value.isdecimal() else value for name, _, value in pairs}

@@ -1,0 +1,152 @@
+"""The plan of a sweep: which runs there are, what each is called, and the command line that makes it."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from activations import registry
+from comparison.results import Settings
+from comparison.summary import short
+from config.command_line import load_preset
+from config.schema import Config
+
+_TELEMETRY_ROWS = 8  # gains and shapes through training, where the preset asks for no telemetry
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: `arguments` are train.py's."""
+
+    name: str
+    config: Config
+    arguments: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.config.out_dir)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Every activation with every combination of varied values, at every seed and learning rate."""
+
+    preset: Path
+    overrides: Mapping[str, Any]
+    activations: tuple[str, ...]
+    seeds: tuple[int, ...]
+    out_dir: Path
+    varied: Mapping[str, tuple[Any, ...]]
+    """Field -> values."""
+    rates: tuple[float, ...]
+    """Learning rates to choose from; empty: the preset's."""
+    rate_seeds: tuple[int, ...]
+    """Seeds that are trained at every rate; the others at the chosen one."""
+    settings: Settings
+
+    def cells(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(activation, varied values) of each arm."""
+        for values in product(*self.varied.values()):
+            for activation in self.activations:
+                yield activation, dict(zip(self.varied, values, strict=True))
+
+    def jobs(self, seeds: Iterable[int], rates: Sequence[float]) -> list[Job]:
+        """All runs at these seeds and rates, seed by seed, so that what is there when it stops early is paired."""
+        return [
+            self.job(activation, values, rate, seed)
+            for seed in seeds
+            for activation, values in self.cells()
+            for rate in rates or (None,)
+        ]
+
+    def job(self, activation: str, values: Mapping[str, Any], rate: float | None, seed: int) -> Job:
+        """One run. `rate` None is the preset's; min_lr keeps its proportion to the learning rate. Raises ValueError."""
+        fields = dict(self.overrides) | dict(values) | {"activation": activation, "seed": seed}
+        parts = [short(activation).replace(":", "-"), *(f"{name}={value}" for name, value in values.items())]
+        preset = load_preset(self.preset)
+        if rate is not None:
+            base = replace(preset, **self.overrides)
+            fields |= {"learning_rate": rate, "min_lr": base.min_lr * rate / base.learning_rate}
+            parts.append(f"lr={rate:g}")
+        parts.append(f"seed={seed}")
+        name = "-".join(part.replace("/", "_").replace(",", "-") for part in parts)
+        fields["out_dir"] = str(self.out_dir / name)
+        if "telemetry_interval" not in fields and not preset.telemetry_interval:
+            planned = replace(preset, **fields)
+            # Telemetry joins the training rows, so it is due where one is.
+            fields["telemetry_interval"] = planned.log_interval * max(
+                1, planned.max_steps // (_TELEMETRY_ROWS * planned.log_interval)
+            )
+        arguments = [str(self.preset), *(word for name, value in fields.items() for word in (f"--{name}", str(value)))]
+        return Job(name, replace(preset, **fields), tuple(arguments))
+
+
+def plan(
+    preset: Path,
+    activations: Sequence[str],
+    num_seeds: int,
+    overrides: Mapping[str, Any],
+    out_dir: Path | None = None,
+    baseline: str = "",
+    varied: Mapping[str, tuple[Any, ...]] | None = None,
+    rates: Sequence[float] = (),
+    num_rate_seeds: int = 0,
+    command: str = "",
+) -> Sweep:
+    """A checked plan. Seeds count up from the preset's. Raises ValueError, in one line, for anything that cannot be run."""
+    base = replace(load_preset(preset), **overrides)
+    specs = [registry.check(spec) for spec in activations]
+    problems = []
+    if len(set(specs)) < len(specs):
+        problems.append(
+            f"--activations names {next(s for s in activations if specs.count(registry.check(s)) > 1)} twice; name each once"
+        )
+    if not specs:
+        problems.append("no --activations given; type for example --activations gelu hermite:degree=3")
+    if num_seeds < 1:
+        problems.append(f"--seeds {num_seeds} is no number of seeds; give at least 1")
+    if not 0 <= num_rate_seeds <= num_seeds:
+        problems.append(f"--lr_seeds {num_rate_seeds} must lie in 0 (all) to --seeds {num_seeds}")
+    if baseline and registry.check(baseline) not in specs:
+        problems.append(f"--baseline {baseline} is not among --activations {' '.join(activations)}")
+    if any(not rate > 0 for rate in rates):
+        problems.append(f"--lr {' '.join(map(str, rates))} holds a rate that is not above 0")
+    fixed = {"activation": "--activations", "seed": "--seeds", "out_dir": "--out_dir"} | (
+        {"learning_rate": "--lr", "min_lr": "--lr"} if rates else {}
+    )
+    problems += [f"{name} is varied by {option} already" for name, option in fixed.items() if name in (varied or {})]
+    problems += [f"{name} is given to --vary and as --{name}; keep one" for name in varied or {} if name in overrides]
+    if "activation" in overrides:
+        problems.append("--activation is one run's; name all of them in --activations")
+    if base.eval_only:
+        problems.append("--eval_only True trains nothing to compare; leave it out")
+    if problems:
+        raise ValueError("; ".join(problems))
+    seeds = tuple(base.seed + i for i in range(num_seeds))
+    sweep = Sweep(
+        preset=preset,
+        overrides={name: value for name, value in overrides.items() if name != "out_dir"},
+        activations=tuple(specs),
+        seeds=seeds,
+        out_dir=out_dir or Path("runs") / f"compare_{preset.stem}",
+        varied=varied or {},
+        rates=tuple(rates),
+        rate_seeds=seeds[: num_rate_seeds or num_seeds],
+        settings=Settings(
+            activations=tuple(specs),
+            baseline=registry.check(baseline) if baseline else specs[0],
+            varied=tuple(varied or {}),
+            rates=tuple(sorted(rates)),
+            rate_seeds=seeds[: num_rate_seeds or num_seeds] if rates else (),
+            commands=(command,) if command else (),
+        ),
+    )
+    sweep.jobs(seeds, rates)  # every configuration is valid, or this raises
+    return sweep
+
+
+def planned_fields(job: Job) -> dict[str, Any]:
+    """The configuration of a run as it would be recorded."""
+    return asdict(job.config)
