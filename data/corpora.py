@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data.hub import open_dataset
-from data.sources import Part, find_files, fingerprint, is_text, is_utf8, line_end, open_file, open_text
+from data.sources import Part, drop_binaries, find_files, fingerprint, is_text, line_end, open_file, open_text
 
 # Folders that installations leave out (Docker's slim images and Debian drop the tests) or that hold other people's code, so
 # that one Python version is one corpus on most machines.
@@ -55,11 +55,11 @@ class Plan:
 def plan_pystdlib(val_fraction: float) -> Plan:
     """The running Python's standard-library sources, in the order of their paths, without tests; validation by file."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    files = [path for path in sorted(root.rglob("*.py")) if _is_library(path.relative_to(root))]
+    files = [path for path in sorted(root.rglob("*.py"), key=Path.as_posix) if _is_library(path.relative_to(root))]
     version = f"{platform.python_implementation()} {platform.python_version()}"
 
     def open_corpus(folder: Path, revision: str) -> Corpus:
-        kept = [path for path in files if path.stat().st_size and is_utf8(path)]
+        kept = drop_binaries([path for path in files if path.stat().st_size])
         sizes = {path.relative_to(root).as_posix(): path.stat().st_size for path in kept}
         validation = choose_files(sizes, val_fraction)
         numbers = frozenset(number for number, name in enumerate(sizes) if name in validation)
@@ -76,10 +76,12 @@ def plan_text(inputs: Sequence[str], val_fraction: float) -> Plan:
         if len(files) == 1 and is_text(files[0]):
             size = files[0].stat().st_size
             cut = line_end(files[0], round(size * (1 - val_fraction)))
+            if not 0 < cut < size:
+                raise ValueError(f"{files[0]} is too short to cut {val_fraction} off for validation; give more text")
             parts = [open_text(files[0], 0, cut), open_text(files[0], cut, size)]
             validation = frozenset(range(parts[0].count, parts[0].count + parts[1].count))
             return Corpus(parts, validation, inputs[0], "local")
-        parts = [open_file(path) for path in files]
+        parts = [open_file(path) for path in drop_binaries(files, inputs)]
         return Corpus(parts, choose_documents(parts, val_fraction), " ".join(inputs), "local")
 
     return Plan({"inputs": fingerprint(files)}, open_corpus)
@@ -95,7 +97,7 @@ def plan_openwebtext(inputs: Sequence[str], repository: str, revision: str, val_
 
     def open_corpus(folder: Path, begun: str) -> Corpus:
         if inputs:
-            source, commit, parts = " ".join(inputs), "local", [open_file(path) for path in files]
+            source, commit, parts = " ".join(inputs), "local", [open_file(path) for path in drop_binaries(files, inputs)]
         else:
             source = repository
             commit, parts = open_dataset(repository, begun or revision, folder)

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from data.sources import Part, open_parquet
@@ -21,8 +20,6 @@ def open_dataset(repository: str, revision: str, folder: Path) -> tuple[str, lis
     repository is a hub name, or a local folder in the form of one. Files are fetched into `folder` and removed once read.
     ValueError: no network, no such repository or revision, or one that still is a script, says what to do.
     """
-    if find_spec("datasets") is None:
-        raise ValueError("the hub needs datasets; type: pip install datasets   (or give local files: --input PATH...)")
     from datasets import load_dataset_builder
     from huggingface_hub import HfApi
 

@@ -31,7 +31,7 @@ SPLITS = ("train", "val")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; 0, or 2 after one line on stderr."""
+    """Runs a command line. Returns 0; after one line on stderr 2 for bad input, 130 when interrupted."""
     try:
         arguments = parse(argv)
         for line in verify(arguments.folder) if arguments.command == "verify" else prepare_dataset(arguments):
@@ -43,6 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = f" ({error.filename})" if error.filename else ""
         print(f"prepare: {error.strerror or error}{place}; once that is put right, the same command goes on", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        print(f"prepare: {error.name} is not installed; type: pip install {error.name}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("prepare: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -242,6 +242,8 @@ def _problem(values: Any) -> str | None:
     offsets = values["val_document_offsets"]
     if not isinstance(offsets, list) or not all(map(_is_count, offsets)) or offsets != sorted(set(offsets)):
         return "'val_document_offsets' do not rise"
+    if offsets and offsets[-1] >= values["tokens"]["val"]:
+        return "'val_document_offsets' go beyond the validation tokens"
     shards = values["shards"]
     if not isinstance(shards, dict) or not all(_is_shard_name(k) and isinstance(v, str) for k, v in shards.items()):
         return "'shards' does not map plain *.bin file names to sha256"

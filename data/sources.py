@@ -7,7 +7,9 @@ import codecs
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -41,15 +43,26 @@ def find_files(inputs: Iterable[str | Path]) -> list[Path]:
     found: list[Path] = []
     for given in map(Path, inputs):
         if given.is_dir():
-            inside = (p for p in given.rglob("*") if p.is_file() and not p.is_symlink())
-            found += sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(given).parts))
+            inside = (path for path in given.rglob("*") if path.is_file() and not path.is_symlink())
+            shown = (path for path in inside if not any(part.startswith(".") for part in path.relative_to(given).parts))
+            found += sorted(shown, key=Path.as_posix)
         elif given.is_file():
             found.append(given)
         else:
             raise ValueError(f"--input {given} does not exist; give files or folders")
     if not found:
-        raise ValueError(f"--input {' '.join(map(str, inputs)) or '(nothing)'} holds no file; give files or folders")
+        raise ValueError(f"--input {' '.join(map(str, inputs))} holds no file; give files or folders")
     return found
+
+
+def drop_binaries(files: Sequence[Path], named: Iterable[str | Path] = ()) -> list[Path]:
+    """The files without those that were met in a folder, not named, and are no UTF-8 text; says how many."""
+    certain = set(map(Path, named))
+    kept = [path for path in files if path in certain or not is_text(path) or _find_bad_byte(path) is None]
+    if len(kept) < len(files):
+        first = next(path for path in files if path not in set(kept))
+        logging.getLogger(__name__).warning("skipped %d files that are not UTF-8, %s first", len(files) - len(kept), first)
+    return kept
 
 
 def fingerprint(files: Iterable[Path]) -> str:
@@ -57,7 +70,7 @@ def fingerprint(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         status = path.stat()
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
@@ -80,11 +93,10 @@ def is_text(path: Path) -> bool:
 
 def open_parquet(name: str, opener: Callable[[], IO[bytes]]) -> Part:
     """The rows of a parquet file's text column."""
-    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     def read(start: int) -> Iterator[str]:
-        with opener() as file, ParquetFile(file) as table:
+        with _readable(name), opener() as file, ParquetFile(file) as table:
             groups: list[int] = []
             for group in range(table.num_row_groups):
                 rows = table.metadata.row_group(group).num_rows
@@ -96,12 +108,9 @@ def open_parquet(name: str, opener: Callable[[], IO[bytes]]) -> Part:
                 yield from _strings(batch.column(0)[start:], name)
                 start = max(0, start - batch.num_rows)
 
-    try:
-        with opener() as file, ParquetFile(file) as table:
-            column = _text_column(name, table.schema_arrow)
-            return Part(table.metadata.num_rows, read)
-    except (ArrowException, OSError) as error:
-        raise ValueError(f"{name} is no readable parquet file ({_line(error)}); fetch it again or leave it out") from error
+    with _readable(name), opener() as file, ParquetFile(file) as table:
+        column = _text_column(name, table.schema_arrow)
+        return Part(table.metadata.num_rows, read)
 
 
 def open_text(path: Path, first: int = 0, last: int | None = None) -> Part:
@@ -110,8 +119,7 @@ def open_text(path: Path, first: int = 0, last: int | None = None) -> Part:
     ValueError, naming the position, where it is not UTF-8.
     """
     end = path.stat().st_size if last is None else last
-    with path.open("rb") as file:
-        bad = _first_bad_byte(file)
+    bad = _find_bad_byte(path)
     if bad is not None:
         raise ValueError(f"{path}: byte {bad} is not UTF-8 text; convert the file (iconv -t utf-8) or leave it out")
     marks = range(first + DOCUMENT_BYTES, end - DOCUMENT_BYTES // 2, DOCUMENT_BYTES)
@@ -136,25 +144,21 @@ def line_end(path: Path, position: int) -> int:
     return position + next((i for i, byte in enumerate(line[:4]) if byte & 0xC0 != 0x80), 0)
 
 
-def is_utf8(path: Path) -> bool:
-    """Whether all of a file's bytes are UTF-8."""
-    with path.open("rb") as file:
-        return _first_bad_byte(file) is None
-
-
-def _first_bad_byte(file: IO[bytes]) -> int | None:
+def _find_bad_byte(path: Path) -> int | None:
+    """The position of the first byte of a file that is not UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     done = 0
-    while True:
-        block = file.read(1 << 20)
-        pending = len(decoder.getstate()[0])
-        try:
-            decoder.decode(block, final=not block)
-        except UnicodeDecodeError as error:
-            return done - pending + error.start
-        if not block:
-            return None
-        done += len(block)
+    with path.open("rb") as file:
+        while True:
+            block = file.read(1 << 20)
+            pending = len(decoder.getstate()[0])
+            try:
+                decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                return done - pending + error.start
+            if not block:
+                return None
+            done += len(block)
 
 
 def _read_jsonl(path: Path, start: int) -> Iterator[str]:
@@ -164,7 +168,7 @@ def _read_jsonl(path: Path, start: int) -> Iterator[str]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: document {number} is not JSON ({_line(error)}); repair or remove the line") from error
+            raise ValueError(f"{path}: document {number} is not JSON ({error}); repair or remove the line") from error
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             raise ValueError(f'{path}: document {number} has no "text"; each line is an object such as {{"text": "..."}}')
         yield row["text"]
@@ -174,8 +178,8 @@ def _lines(path: Path) -> Iterator[bytes]:
     """The lines of a file that are not blank, unpacked where it is packed."""
     allowed = DOCUMENT_BYTES + EXPANSION * path.stat().st_size
     taken = 0
-    with _open_unpacked(path) as file:
-        while line := _read_line(path, file):
+    with _readable(str(path)), _open_unpacked(path) as file:
+        while line := file.readline(DOCUMENT_BYTES + 1):
             taken += len(line)
             if len(line) > DOCUMENT_BYTES:
                 raise ValueError(f"{path}: a line is longer than {DOCUMENT_BYTES} bytes; cut the document or leave it out")
@@ -183,13 +187,6 @@ def _lines(path: Path) -> Iterator[bytes]:
                 raise ValueError(f"{path} unpacks to over {EXPANSION} times its size; unpack it yourself if you trust it")
             if line.strip():
                 yield line
-
-
-def _read_line(path: Path, file: IO[bytes]) -> bytes:
-    try:
-        return file.readline(DOCUMENT_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read to its end ({_line(error)}); fetch it again") from error
 
 
 def _open_unpacked(path: Path) -> IO[bytes]:
@@ -204,10 +201,10 @@ def _open_unpacked(path: Path) -> IO[bytes]:
 
 def _open_arrow(path: Path) -> Part:
     """The rows of an Arrow file, in the streaming form that `datasets` caches or the random-access form."""
-    from pyarrow import ArrowException, ipc, memory_map
+    from pyarrow import ipc, memory_map
 
     def batches() -> Iterator[Any]:
-        with memory_map(str(path)) as file:
+        with _readable(str(path)), memory_map(str(path)) as file:
             if file.read(6) == b"ARROW1":
                 table = ipc.open_file(file)
                 yield from map(table.get_batch, range(table.num_record_batches))
@@ -221,13 +218,10 @@ def _open_arrow(path: Path) -> Part:
                 yield from _strings(batch.column(column)[first : first + BATCH_ROWS], path.name)
             start = max(0, start - batch.num_rows)
 
-    try:
-        column, count = "text", 0
-        for batch in batches():
-            column = _text_column(path.name, batch.schema)
-            count += batch.num_rows
-    except (ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no readable arrow file ({_line(error)}); fetch it again or leave it out") from error
+    column, count = "text", 0
+    for batch in batches():
+        column = _text_column(path.name, batch.schema)
+        count += batch.num_rows
     return Part(count, read)
 
 
@@ -242,12 +236,20 @@ def _text_column(name: str, schema: Any) -> str:
 
 
 def _strings(column: Any, name: str) -> Iterator[str]:
-    for value in column.to_pylist():
-        if value is None:
-            raise ValueError(f"{name} has a row without text; remove such rows")
-        yield value
+    for value in column:
+        text = value.as_py()
+        if text is None or len(text) > DOCUMENT_BYTES:
+            problem = "no text" if text is None else f"more than {DOCUMENT_BYTES} characters"
+            raise ValueError(f"{name} has a row with {problem}; remove such rows")
+        yield text
 
 
-def _line(error: BaseException) -> str:
-    """An error's message in one line."""
-    return " ".join(str(error).split())
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Turns what a damaged file makes its reader raise into a ValueError that names the file."""
+    from pyarrow import ArrowException
+
+    try:
+        yield
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{name} is damaged ({error}); fetch it again, or leave it out") from error

@@ -1,6 +1,7 @@
 """Writing shards: a stream of tokens becomes files that are whole or not there."""
 
 import os
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -78,8 +79,9 @@ class ShardWriter:
         """Brings the folder back to the state asked for: whole shards stay, the open one is cut, later ones go."""
         if self._whole.exists():  # it was finished after that sync
             os.replace(self._whole, self._partial)
-        for path in self.folder.glob(f"{self.split}_*.bin*"):
-            if path.name not in self.shards and path != self._partial:
+        ours = re.compile(rf"{self.split}_\d{{6}}\.bin({PARTIAL})?")
+        for path in self.folder.iterdir():
+            if ours.fullmatch(path.name) and path.name not in self.shards and path != self._partial:
                 path.unlink()
         if self._open_tokens == 0:
             self._partial.unlink(missing_ok=True)
