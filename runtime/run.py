@@ -206,7 +206,13 @@ def set_up(config: Config) -> Run:
                 "parameters": gpt.num_parameters(),
                 "activation_parameters": sum(p.numel() for n, p in gpt.named_parameters() if ".act." in n),
                 "flops_per_token": gpt.flops_per_token(),
-                "data": {"corpus_sha256": corpus, "fingerprint": run.data_fingerprint, "train_tokens": len(train_tokens)},
+                "data": {
+                    "corpus_sha256": corpus,
+                    "fingerprint": run.data_fingerprint,
+                    "train_tokens": len(train_tokens),
+                    "val_fingerprint": validation.tokens.fingerprint(),
+                    "val_targets": validation.num_targets,
+                },
                 "hardware": describe(processes.device) | {"processes": processes.world_size, "dtype": str(dtype)},
             },
         )
