@@ -1,0 +1,226 @@
+"""GPT-2, checked against transformers, and what this project adds to it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import activations
+from config.schema import GPTConfig
+from model import GPT, KVCache, sample
+
+CONFIG = GPTConfig(n_layer=3, n_head=4, n_embd=64, block_size=48, vocab_size=300)
+IDS = torch.randint(0, 300, (2, 48), generator=torch.Generator().manual_seed(0))
+
+
+def make(seed: int = 1, **changes: object) -> GPT:
+    """A small GPT whose weights are larger than at init, so that softmax and GELU leave their linear range."""
+    gpt = GPT(dataclasses.replace(CONFIG, **changes), seed).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in gpt.named_parameters():
+            if ".act." not in name:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+        gpt.transformer.wte.weight[gpt.config.vocab_size :] = 0
+    return gpt
+
+
+@pytest.mark.parametrize(("activation", "bias"), [("gelu", True), ("gelu:exact=true", True), ("relu", True), ("silu", False)])
+def test_equals_transformers_after_save_pretrained(tmp_path: Path, activation: str, bias: bool) -> None:
+    from transformers import GPT2LMHeadModel
+
+    ours = make(activation=activation, bias=bias)
+    ours.save_pretrained(tmp_path)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    with torch.no_grad():
+        logits, expected = ours(IDS), theirs(IDS).logits
+        loss = ours(IDS[:, :-1], IDS[:, 1:])
+        expected_loss = theirs(IDS, labels=IDS).loss
+    assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert float(loss) == pytest.approx(float(expected_loss), abs=1e-5)
+
+
+def test_from_pretrained_takes_what_transformers_writes(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=2, n_head=2, n_embd=32, n_positions=48, vocab_size=300, initializer_range=0.2)
+    theirs = GPT2LMHeadModel(config).eval()
+    theirs.save_pretrained(tmp_path / "head")
+    GPT2Model.save_pretrained(theirs.transformer, tmp_path / "trunk")  # names without "transformer.", as OpenAI's on the hub
+    for folder in ("head", "trunk"):
+        ours = GPT.from_pretrained(tmp_path / folder).eval()
+        with torch.no_grad():
+            logits, expected = ours(IDS), theirs(IDS).logits
+        assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("activation", ["hermite:degree=3", "gelu"])
+def test_save_pretrained_round_trip(tmp_path: Path, activation: str) -> None:
+    gpt = make(activation=activation, bias=False, mlp_init="unit")
+    gpt.save_pretrained(tmp_path)
+    again = GPT.from_pretrained(tmp_path).eval()
+    assert again.config == dataclasses.replace(gpt.config)
+    assert torch.equal(gpt(IDS), again(IDS))
+
+
+def test_from_pretrained_names_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no config\.json and no model\.safetensors"):
+        GPT.from_pretrained(tmp_path)
+    gpt = make()
+    gpt.save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"n_layer": 4}))
+    with pytest.raises(ValueError, match=r"h\.3\..* is missing"):
+        GPT.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"model_type": "bert"}))
+    with pytest.raises(ValueError, match="'bert'"):
+        GPT.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("mlp_init", ["gpt2", "unit"])
+def test_initial_weights_have_gpt2_s_law(mlp_init: str) -> None:
+    gpt = GPT(dataclasses.replace(CONFIG, n_embd=256, mlp_init=mlp_init), 3)
+    state = gpt.state_dict()
+    c_fc = 0.02 if mlp_init == "gpt2" else 1 / 16
+    for name, std in (
+        ("wte.weight", 0.02), ("wpe.weight", 0.02), ("h.1.attn.c_attn.weight", 0.02), ("h.1.mlp.c_fc.weight", c_fc),
+        ("h.1.attn.c_proj.weight", 0.02 / 6**0.5), ("h.1.mlp.c_proj.weight", 0.02 / 6**0.5),
+    ):  # fmt: skip
+        weight = state[f"transformer.{name}"][:300]
+        error = std / (2 * weight.numel()) ** 0.5
+        assert abs(float(weight.std()) - std) < 5 * error, name
+    assert not state["transformer.h.0.mlp.c_fc.bias"].any()
+
+
+def test_init_is_the_seed_s_and_neither_the_activation_s_nor_the_global_generator_s() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    gelu, hermite = GPT(CONFIG, 5), GPT(dataclasses.replace(CONFIG, activation="hermite:degree=5"), 5)
+    assert torch.equal(before, torch.get_rng_state())
+    others = {n: p for n, p in hermite.named_parameters() if ".act." not in n}
+    assert all(torch.equal(p, others[n]) for n, p in gelu.named_parameters())
+    assert not torch.equal(gelu.transformer.wpe.weight, GPT(CONFIG, 6).transformer.wpe.weight)
+
+
+@pytest.mark.parametrize(("mlp_init", "input_scale"), [("gpt2", "auto"), ("unit", "auto"), ("gpt2", "1")])
+def test_the_activation_is_built_for_the_inputs_it_gets(mlp_init: str, input_scale: str) -> None:
+    """Each layer's pre-activation std is input_std within 5 %, and there E F^2 / s^2 and E F'^2 are 1 within 5 %."""
+    config = dataclasses.replace(
+        CONFIG, n_embd=256, activation="hermite:degree=3", mlp_init=mlp_init, input_scale=input_scale, bias=False
+    )
+    gpt = GPT(config, 0)
+    seen = {}
+    for name, module in gpt.named_modules():
+        if isinstance(module, activations.Activation):
+            module.register_forward_hook(lambda m, args, out, name=name: seen.__setitem__(name, (m, args[0].detach())))
+    gpt(torch.randint(0, 300, (8, 48), generator=torch.Generator().manual_seed(1)))
+    assert len(seen) == 3
+    for module, x in seen.values():
+        if input_scale == "1":
+            assert float(module.input_std) == 1
+            continue
+        s = float(module.input_std)
+        assert float(x.std()) == pytest.approx(s, rel=0.05)
+        x = x.clone().requires_grad_()
+        y = module(x)
+        (slope,) = torch.autograd.grad(y.sum(), x)
+        assert float(y.square().mean()) / s**2 == pytest.approx(1, rel=0.05)
+        assert float(slope.square().mean()) == pytest.approx(1, rel=0.05)
+
+
+def test_padded_ids_take_no_part() -> None:
+    gpt = make(vocab_size=257)
+    ids = IDS[:, :8] % 257
+    assert gpt.transformer.wte.weight.shape[0] == 320
+    assert gpt(ids).shape == (2, 8, 257)
+    gpt(ids, ids).backward()
+    assert not gpt.transformer.wte.weight.grad[257:].any()
+    with torch.no_grad():
+        gpt.transformer.wte.weight[257:] = 100.0
+    assert float(gpt(ids, ids)) == pytest.approx(float(F.cross_entropy(gpt(ids).flatten(0, 1), ids.flatten())), rel=1e-6)
+    assert int(gpt.generate(ids, 20, generator=torch.Generator().manual_seed(0)).max()) < 257
+
+
+def test_loss_counts_each_target_once_and_minus_one_never() -> None:
+    gpt = make()
+    targets = IDS.roll(-1, 1).clone()
+    targets[0, 3:9] = -1
+    losses = gpt(IDS, targets, reduction="none")
+    assert losses.shape == (2, 48)
+    assert not losses[0, 3:9].any()
+    assert float(gpt(IDS, targets)) == pytest.approx(float(losses.sum() / (targets >= 0).sum()), rel=1e-6)
+
+
+def test_dropout_acts_in_training_alone() -> None:
+    gpt = make(dropout=0.5)
+    assert torch.equal(gpt(IDS), gpt(IDS))
+    gpt.train()
+    assert not torch.equal(gpt(IDS), gpt(IDS))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "hermite:degree=3"])
+@pytest.mark.parametrize("prompt_length", [1, 20, 60])
+def test_the_cache_changes_no_token(activation: str, prompt_length: int) -> None:
+    """Within the context and past block_size, where it is rebuilt."""
+    gpt = make(activation=activation)
+    prompt = IDS.repeat(1, 2)[:, :prompt_length]
+    first, second = (
+        gpt.generate(prompt, 60, generator=torch.Generator().manual_seed(7), use_cache=cached, top_k=50)
+        for cached in (True, False)
+    )
+    assert torch.equal(first, second)
+    assert first.shape == (2, prompt_length + 60)
+    assert torch.equal(first[:, :prompt_length], prompt)
+
+
+def test_cached_logits_are_the_full_ones() -> None:
+    gpt = make()
+    cache = KVCache(gpt.config, 2, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        last = gpt(IDS[:, :20], cache=cache)
+        for t in range(20, 48):
+            assert (last[:, -1] - gpt(IDS[:, :t])[:, -1]).abs().max() < 1e-4
+            last = gpt(IDS[:, t : t + 1], cache=cache)
+    assert cache.length == 48
+
+
+def test_temperature_zero_takes_the_likeliest() -> None:
+    gpt = make()
+    out = gpt.generate(IDS[:, :5], 4, temperature=0.0)
+    for t in range(5, 9):
+        assert torch.equal(out[:, t], gpt(out[:, :t])[:, -1].argmax(-1))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.floats(0.05, 1.0), st.floats(0.01, 5.0))
+def test_sampling_keeps_to_top_k_and_top_p(seed: int, top_k: int, top_p: float, temperature: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(4, 12, generator=generator)
+    chosen = sample(logits, temperature, top_k, top_p, generator)
+    probabilities = (logits / temperature).softmax(-1)
+    for row, token in zip(probabilities, chosen, strict=True):
+        likelier = row[row > row[token]]
+        assert len(likelier) < top_k
+        kept = row.sort(descending=True).values[:top_k]
+        assert float(likelier.sum()) / float(kept.sum()) < top_p + 1e-5
+
+
+def test_sampling_follows_the_probabilities() -> None:
+    logits = torch.tensor([0.5, 0.2, 0.2, 0.1]).log().expand(40_000, -1)
+    counts = sample(logits, 1.0, 0, 1.0, torch.Generator().manual_seed(0)).bincount(minlength=4) / 40_000
+    assert torch.allclose(counts, torch.tensor([0.5, 0.2, 0.2, 0.1]), atol=0.01)
+    only = sample(logits, 1.0, 0, 0.69, torch.Generator().manual_seed(0)).unique()
+    assert only.numel() == 2  # 0.5, and one of the two of 0.2 that brings the sum to 0.7
+
+
+def test_parameters_and_flops_of_gpt2_124m() -> None:
+    config = GPTConfig(n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50257)
+    gpt = GPT(config)
+    assert gpt.num_parameters() == 124_439_808  # transformers' count for gpt2
+    assert gpt.flops_per_token() == 6 * (124_439_808 - 1024 * 768) + 12 * 12 * 768 * 1024

@@ -1,0 +1,124 @@
+"""The loop: it learns, its steps are functions of (seed, step), and a run that stops is the run that never stopped."""
+
+import dataclasses
+import json
+import re
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from config.schema import Config
+from tests.runs import assert_same, free_port, launch, metrics, rows, train_here, weights
+
+
+def test_loss_falls_and_the_folder_holds_what_the_contract_says(small: Config) -> None:
+    config = train_here(small, max_steps=30)
+    found = rows(config)
+    evaluations = [row for row in found if "val_loss" in row]
+    assert evaluations[-1]["val_loss"] < evaluations[0]["val_loss"] - 0.5
+    assert [row["step"] for row in evaluations] == [0, 6, 12, 18, 24, 30]
+    steps = [row for row in found if "train_loss" in row]
+    assert [row["step"] for row in steps] == list(range(1, 31))
+    assert {"train_loss", "lr", "grad_norm", "tokens", "tokens_per_second", "data_hash"} <= steps[0].keys()
+    assert steps[-1]["tokens"] == 30 * 12 * 32
+    out = Path(config.out_dir)
+    best = (out / "checkpoints" / "best").read_text().strip()
+    assert sorted(p.name for p in (out / "checkpoints" / best).iterdir()) == ["config.json", "model.safetensors", "state.pt"]
+    assert json.loads((out / "config.json").read_text())["tokenizer"] == "bytes"
+    record = json.loads((out / "run.json").read_text())
+    assert {
+        "commit",
+        "dirty",
+        "command",
+        "hardware",
+        "config_hash",
+        "init_hash",
+        "parameters",
+        "flops_per_token",
+    } <= record.keys()
+
+
+def test_same_seed_same_run_and_another_seed_another(small: Config, tmp_path: Path) -> None:
+    first = train_here(small)
+    assert_same(first, train_here(small, out_dir=str(tmp_path / "again")))
+    other = train_here(small, out_dir=str(tmp_path / "other"), seed=1)
+    assert metrics(other)[1]["data_hash"] != metrics(first)[1]["data_hash"]
+
+
+def test_two_activations_see_the_same_bytes_from_the_same_weights(small: Config, tmp_path: Path) -> None:
+    hermite = train_here(small, dropout=0.1)
+    gelu = train_here(small, dropout=0.1, activation="gelu", out_dir=str(tmp_path / "gelu"))
+    assert [row["data_hash"] for row in rows(hermite)] == [row["data_hash"] for row in rows(gelu)]
+    records = [json.loads((Path(c.out_dir) / "run.json").read_text()) for c in (hermite, gelu)]
+    assert records[0]["init_hash"] == records[1]["init_hash"]
+    assert records[0]["activation_init_hash"] != records[1]["activation_init_hash"]
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 12])
+def test_the_micro_batch_changes_rounding_alone(small: Config, tmp_path: Path, micro_batch_size: int) -> None:
+    first = train_here(small)
+    second = train_here(small, micro_batch_size=micro_batch_size, out_dir=str(tmp_path / "other"))
+    for a, b in zip(metrics(first), metrics(second), strict=True):
+        assert a["data_hash"] == b["data_hash"]
+        loss = "val_loss" if "val_loss" in a else "train_loss"
+        assert a[loss] == pytest.approx(b[loss], rel=1e-4)
+
+
+def test_evaluation_between_steps_changes_nothing(small: Config, tmp_path: Path) -> None:
+    often = train_here(small, eval_interval=1, dropout=0.2)
+    rarely = train_here(small, eval_interval=12, dropout=0.2, out_dir=str(tmp_path / "rarely"))
+    a, b = weights(often, 12), weights(rarely, 12)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_resume_in_process_is_exact_with_dropout_and_a_torn_row(small: Config, tmp_path: Path) -> None:
+    whole = train_here(small, dropout=0.1, checkpoint_interval=1)
+    parts = dataclasses.replace(small, dropout=0.1, out_dir=str(tmp_path / "parts"), lr_decay_steps=12, checkpoint_interval=1)
+    train_here(parts, max_steps=7)
+    with open(Path(parts.out_dir) / "metrics.jsonl", "a") as file:  # what a crash after the checkpoint leaves
+        file.write('{"step": 8, "train_loss": 1.0}\n{"step": 9, "tra')
+    parts = train_here(parts, max_steps=12)
+    parts_metrics = [row for row in metrics(parts) if not ("val_loss" in row and row["step"] == 7)]  # a run's end evaluates
+    assert parts_metrics == metrics(whole)
+    a, b = weights(whole, 12), weights(parts, 12)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_a_signal_and_a_resume_leave_no_trace(small: Config, tmp_path: Path, processes: int) -> None:
+    """train.py's defaults (bf16 where there is any, compile, prefetch, accumulation), stopped after an evaluation, resumed."""
+    defaults = dataclasses.replace(
+        small, dtype="auto", compile=True, n_layer=1, micro_batch_size=2, max_steps=40, eval_interval=10
+    )
+    whole = launch(defaults, processes, out_dir=str(tmp_path / "whole"))
+    stopped = launch(defaults, processes)
+    stopped.send(signal.SIGTERM, at_step=11)
+    code, errors = stopped.finish()
+    assert code == (143 if processes == 1 else 1), errors  # torchrun says 1 whatever the workers say
+    reached = int(re.search(r"SIGTERM: step (\d+) is finished", errors)[1])
+    assert 11 <= reached < 40
+    assert max(row["step"] for row in rows(stopped.config)) == reached
+    resumed = launch(defaults, processes)
+    assert resumed.finish()[0] == 0
+    assert whole.finish()[0] == 0
+    assert_same(whole.config, resumed.config)
+
+
+def test_another_number_of_processes_sees_the_same_data(small: Config, tmp_path: Path) -> None:
+    """One process, then two agents of one process each, against one process alone: equal data, losses within rounding."""
+    alone = train_here(small)
+    mixed = dataclasses.replace(small, micro_batch_size=3, out_dir=str(tmp_path / "mixed"), lr_decay_steps=12)
+    train_here(mixed, max_steps=5)
+    nodes = ("--nnodes=2", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{free_port()}", "--rdzv_id=test")
+    agents = [launch(mixed, torchrun=nodes, max_steps=12) for _ in range(2)]
+    for agent in agents:
+        code, errors = agent.finish()
+        assert code == 0, errors
+    a = {row["step"]: row for row in metrics(alone) if "train_loss" in row}
+    b = {row["step"]: row for row in metrics(mixed) if "train_loss" in row}
+    assert a.keys() == b.keys()
+    for step in a:
+        assert a[step]["data_hash"] == b[step]["data_hash"]
+        assert a[step]["train_loss"] == pytest.approx(b[step]["train_loss"], rel=1e-4)
