@@ -27,7 +27,7 @@ def check(records: Sequence[Record], varied: Collection[str]) -> None:
         raise ValueError("no finished runs to compare")
     first = records[0]
     first_of: dict[tuple[Any, ...], Record] = {}
-    seen: dict[tuple[Any, ...], Record] = {}
+    seen: set[tuple[Any, ...]] = set()
     groups = sorted(set(varied) - set(LEARNING_RATE_FIELDS))
     for record in records:
         for name in _differing(first.config, record.config, BOOKKEEPING | {"activation", "seed", *varied}):
@@ -40,11 +40,10 @@ def check(records: Sequence[Record], varied: Collection[str]) -> None:
                 f"{describe(first)} and {describe(record)} differ in the data: {_first_difference(first.data, record.data)}"
             )
         values = tuple(repr(record.config.get(name)) for name in groups)
-        twin = seen.setdefault(
-            (record.activation, record.seed, *(repr(record.config.get(name)) for name in sorted(varied))), record
-        )
-        if twin is not record:
+        identity = (record.activation, record.seed, *(repr(record.config.get(name)) for name in sorted(varied)))
+        if identity in seen:
             raise ValueError(f"there are two runs of {describe(record)}; leave one out")
+        seen.add(identity)
         peer = first_of.setdefault((record.seed, *values), record)
         for name, what in (
             ("data_hash", "the bytes they were fed"),

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import train
-from comparison.launch import PARENT
 from comparison.measure import measure
 from comparison.record import MEASURED
 from config.command_line import parse
 
+PARENT = "COMPARE_PARENT_PID"  # the process whose end is ours too
 _POLL_S = 1.0
 
 

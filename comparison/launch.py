@@ -17,10 +17,10 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
+from comparison.job import PARENT
 from comparison.sweep import Job
 from runtime.signals import StopSignals
 
-PARENT = "COMPARE_PARENT_PID"  # tells comparison.job whose end is its end too
 _POLL_S = 0.2
 Done = Callable[[Job, int, str], None]  # job, exit code, last line that it said
 Tick = Callable[[Sequence[Job]], None]  # the jobs that are running

@@ -1,5 +1,6 @@
 """The report of a comparison: report.md and report.html with the pictures beside the one and inside the other."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,7 @@ def _commands(found: Results) -> tuple[str, ...]:
 
 def _command(record: Record) -> str:
     command = record.provenance.get("command")
-    return " ".join(map(str, command)) if isinstance(command, list) else str(command)
+    return shlex.join(["python", *map(str, command)]) if isinstance(command, list) else str(command)
 
 
 def _limits(interval: Interval | None, in_percent: bool = True) -> str:

@@ -1,0 +1,83 @@
+"""Unfair pairs are refused, and the message names the difference."""
+
+from typing import Any
+
+import pytest
+
+from comparison import fairness
+from comparison.record import read
+
+
+def test_activation_and_seed_may_differ(make_run: Any) -> None:
+    records = [read(make_run(activation, seed, 1.5)) for activation in ("gelu", "relu") for seed in (1, 2)]
+    fairness.check(records, ())
+    assert fairness.notes(records) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n_layer", 3),
+        ("learning_rate", 1e-3),
+        ("dtype", "float32"),
+        ("eval_tokens", 100),
+        ("mlp_init", "unit"),
+        ("max_steps", 1000),
+    ],
+)
+def test_any_other_field_is_refused_by_name_unless_varied(make_run: Any, field: str, value: Any) -> None:
+    records = [read(make_run("gelu", 1, 1.5)), read(make_run("relu", 1, 1.5, **{field: value}))]
+    with pytest.raises(ValueError, match=rf"differ in {field}: .* give it to --vary"):
+        fairness.check(records, ())
+    if field != "max_steps":  # it changes the data hash of the last step within one group
+        fairness.check(records, (field,))
+
+
+def test_bookkeeping_may_differ(make_run: Any) -> None:
+    fairness.check([read(make_run("gelu", 1, 1.5)), read(make_run("relu", 1, 1.5, keep_checkpoints=3, resume="never"))], ())
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ({"init_hash": "other"}, "differ in their initial weights outside the activation: init_hash init1 and other"),
+        ({"data": {"corpus_sha256": "c1"}}, "differ in the data: corpus_sha256 'c0' and 'c1'"),
+    ],
+)
+def test_hashes_are_compared(make_run: Any, run: dict[str, Any], message: str) -> None:
+    records = [read(make_run("gelu", 1, 1.5)), read(make_run("relu", 1, 1.5, run=run))]
+    with pytest.raises(ValueError, match=message):
+        fairness.check(records, ())
+
+
+def test_the_bytes_fed_are_compared_even_where_the_learning_rate_varies(make_run: Any) -> None:
+    first, folder = read(make_run("gelu", 1, 1.5)), make_run("relu", 1, 1.5, learning_rate=1e-3)
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"1-500"', '"other"'))
+    with pytest.raises(ValueError, match="differ in the bytes they were fed: data_hash 1-500 and other"):
+        fairness.check([first, read(folder)], ("learning_rate",))
+
+
+def test_the_same_run_twice_is_refused(make_run: Any) -> None:
+    record = read(make_run("gelu", 1, 1.5))
+    with pytest.raises(ValueError, match="two runs of gelu:exact=false seed 1"):
+        fairness.check([record, record], ())
+    with pytest.raises(ValueError, match="no finished runs"):
+        fairness.check([], ())
+
+
+def test_same_run_sees_through_what_the_data_resolve(make_run: Any) -> None:
+    finished = read(make_run("gelu", 1, 1.5)).config
+    planned = finished | {"vocab_size": 0, "tokenizer": "", "activation": "gelu", "out_dir": "elsewhere"}
+    assert fairness.same_run(planned, finished)
+    for field, value in (("seed", 2), ("activation", "relu"), ("n_layer", 9), ("vocab_size", 300)):
+        assert not fairness.same_run(planned | {field: value}, finished)
+
+
+def test_notes_tell_of_code_and_machines(make_run: Any) -> None:
+    runs: list[dict[str, Any]] = [{}, {"commit": "def", "dirty": True}, {"hardware": {"device": "gpu"}}]
+    records = [read(make_run("gelu", seed, 1.5, run=run)) for seed, run in enumerate(runs)]
+    notes = " ".join(fairness.notes(records))
+    assert "2 commits: abc, def" in notes
+    assert "uncommitted" in notes
+    assert "2 different machines" in notes

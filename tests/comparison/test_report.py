@@ -1,0 +1,65 @@
+"""The report says what the numbers say, in three files."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comparison import report, results
+from comparison.record import read
+from comparison.results import Results, Settings
+
+
+def test_report_of_a_sweep(make_run: Any, tmp_path: Path) -> None:
+    losses = {("gelu", 1): 1.50, ("gelu", 2): 1.53, ("gelu", 3): 1.49, ("relu", 1): 1.51, ("relu", 2): 1.52, ("relu", 3): 1.50}
+    losses |= {
+        ("hermite:degree=3", seed): loss - 0.03 - 0.001 * seed for (spec, seed), loss in losses.items() if spec == "gelu"
+    }
+    settings = Settings(
+        commands=("python compare.py config/tiny.py --seeds 3",), failures=("silu-seed=1 ended with exit code 1: NaN",)
+    )
+    found = Results(settings, tuple(read(make_run(spec, seed, loss)) for (spec, seed), loss in losses.items()))
+    report.write(tmp_path / "out", found)
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert (
+        "hermite:degree=3 against gelu: -3.15 % perplexity (95 % over 3 seeds: -3.39 % to -2.91 %, p = 0.0007), lower loss."
+        in text
+    )
+    assert re.search(r"relu against gelu: .*no difference shown", text)
+    assert "| gelu | 0.002 | 3 | 1.5067 ± 0.0208 | 4.512 | 2.1737 | – | – | – | baseline |" in text
+    assert "Failed: silu-seed=1 ended with exit code 1: NaN" in text
+    assert "python compare.py config/tiny.py --seeds 3" in text
+    assert "corpus_sha256 c0" in text
+    for name in re.findall(r"\]\((\w+\.png)\)", text):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    values = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert values["summary"]["contrasts"][0]["verdict"] == "no difference shown"
+
+
+def test_a_report_can_be_made_again_from_results_alone(make_run: Any, tmp_path: Path) -> None:
+    records = tuple(read(make_run(spec, seed, 1.5 + 0.01 * seed)) for spec in ("gelu", "relu") for seed in (1, 2))
+    report.write(tmp_path / "a", Results(Settings(), records))
+    report.write(tmp_path / "b", results.gather([tmp_path / "a"]))
+    assert (tmp_path / "a" / "report.md").read_text() == (tmp_path / "b" / "report.md").read_text()
+
+
+def test_rates_are_explained(make_run: Any, tmp_path: Path) -> None:
+    records = tuple(
+        read(make_run("gelu", seed, 1.5 + rate, learning_rate=rate)) for seed in (1, 2) for rate in (1e-3, 2e-3, 4e-3)
+    )
+    report.write(tmp_path, Results(Settings(rates=(1e-3, 2e-3, 4e-3), rate_seeds=(1, 2)), records))
+    text = (tmp_path / "report.md").read_text()
+    assert "its own best learning rate of 0.001, 0.002, 0.004" in text
+    assert "edge of its grid" in text
+
+
+def test_unfair_runs_leave_nothing_behind(make_run: Any, tmp_path: Path) -> None:
+    records = (read(make_run("gelu", 1, 1.5)), read(make_run("relu", 1, 1.5, n_layer=2)))
+    with pytest.raises(ValueError, match="differ in n_layer"):
+        report.write(tmp_path / "out", Results(Settings(), records))
+    assert not (tmp_path / "out").exists()
