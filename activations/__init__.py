@@ -5,7 +5,9 @@ activations.gains(act)          # (E[F^2], E[F'^2]) under N(0, 0.55^2): 0.55^2 a
 """
 
 from activations.activation import Activation, gains
+from activations.fit import FitReport, fit
 from activations.groups import parameter_groups
 from activations.registry import build, names
+from activations.swap import swap
 
-__all__ = ["Activation", "build", "gains", "names", "parameter_groups"]
+__all__ = ["Activation", "FitReport", "build", "fit", "gains", "names", "parameter_groups", "swap"]

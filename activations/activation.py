@@ -35,7 +35,8 @@ class Activation(nn.Module):
     """(..., channels) -> (..., channels), elementwise, dtype kept, evaluated in float32 or wider and rounded once.
 
     `channels` is the size of the last dimension; `input_std` (0-dim float32 buffer) the standard deviation that the inputs are
-    expected to have; `spec` the canonical spec string, set by `registry.build`.
+    expected to have; `fitted_range` (the same) the |x| up to which the shape was made, three of them unless `fit` set it;
+    `spec` the canonical spec string, set by `registry.build`.
     """
 
     options: ClassVar[dict[str, Option]] = {}
@@ -43,13 +44,16 @@ class Activation(nn.Module):
     lr_scale: ClassVar[float] = 1.0  # multiplies the learning rate of this family's parameters
     spec: str = ""
     input_std: Tensor
+    fitted_range: Tensor
 
     def __init__(self, channels: int, input_std: float = 1.0, **options: Any) -> None:
         super().__init__()
         self.channels = channels
         self.choices: dict[str, Any] = {key: option.default for key, option in self.options.items()} | options
         # The fixed ones keep it out of the checkpoint, so that a GELU model has GPT-2's names and no others.
-        self.register_buffer("input_std", torch.tensor(input_std, dtype=torch.float32), persistent=isinstance(self, Learnable))
+        saved = isinstance(self, Learnable)
+        self.register_buffer("input_std", torch.tensor(input_std, dtype=torch.float32), persistent=saved)
+        self.register_buffer("fitted_range", 3 * self.input_std, persistent=saved)
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         """G(z) in float64 for parameters `values`; (..., 1) or (..., channels) in, broadcast against `values[name][..., k]`."""
@@ -119,6 +123,7 @@ class Learnable(Activation):
         init = self.choices["init"]
         if init not in ("unit", "fit-gelu"):
             self.input_std.fill_(1.0)  # the published initialisations know nothing of the inputs' law
+            self.fitted_range.fill_(3.0)
         s = float(self.input_std)
         values = self.fitted(Target.sample(gelu, Weight("normal", s), s)) if init == "fit-gelu" else self.initial(init)
         for name, value in values.items():

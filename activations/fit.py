@@ -41,11 +41,14 @@ def fit(module: nn.Module, target: Callable[[Tensor], Tensor], std: float | None
     Every row (channel) gets the same values. ValueError for a module without parameters or a target that is not finite.
     """
     if not isinstance(module, Learnable):
-        raise ValueError(f"fit needs a learnable activation, not {type(module).__name__}; build one, for example 'hermite:degree=8'")
+        raise ValueError(
+            f"fit needs a learnable activation, not {type(module).__name__}; build one, for example 'hermite:degree=8'"
+        )
     if std is not None and not (math.isfinite(std) and std > 0):
         raise ValueError(f"fit: std={std} is not a standard deviation; give a finite number above 0, or None")
     weight = module.default_weight if std is None else Weight("normal", float(std))
     module.set_values(module.fitted(Target.sample(target, weight, unit=float(module.unit))))
+    module.fitted_range.fill_(3 * weight.width if weight.law == "normal" else weight.width)
     return report(module, target, weight)
 
 
@@ -59,7 +62,10 @@ def report(module: Learnable, target: Callable[[Tensor], Tensor], weight: Weight
     error, slope_error = (found - wanted).abs(), (found_slope - wanted_slope).abs()
     ends = torch.tensor(TAILS, dtype=torch.float64)
     return FitReport(
-        weight,
-        *(float(e) for e in (error.square().mean().sqrt(), error.max(), slope_error.square().mean().sqrt(), slope_error.max())),
+        weight=weight,
+        value_rms=float(error.square().mean().sqrt()),
+        value_max=float(error.max()),
+        slope_rms=float(slope_error.square().mean().sqrt()),
+        slope_max=float(slope_error.max()),
         tails=tuple(zip(TAILS, (s * module.evaluate(values, ends / s)).tolist(), target(ends).tolist(), strict=True)),
     )

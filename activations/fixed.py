@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from activations.activation import Activation, Option, Values
+from activations.target import gelu
 
 
 class Fixed(Activation):
@@ -31,7 +32,7 @@ class GELU(Fixed, nn.GELU):
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         if self.choices["exact"]:
-            return torch.special.ndtr(z).mul(z)
+            return gelu(z)
         return z / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (z + 0.044715 * z**3)))
 
 

@@ -43,9 +43,9 @@ class Hermite(Learnable):
         h = torch.ones(n + 1, dtype=torch.float64)
         h[0] = 0
         if init == "paper":
-            scale, shift = torch.tensor(math.e).double().rsqrt(), math.sqrt((1 - 1 / math.factorial(n)) / math.e)
-        else:
-            scale, shift = unit_gain(self.moments({"coefficients": h}, 1.0))
+            h[0] = math.sqrt(1 - 1 / math.factorial(n))
+            return {"coefficients": h / math.sqrt(math.e)}
+        scale, shift = unit_gain(self.moments({"coefficients": h}, 1.0))
         a = scale * h
         a[0] = shift
         return {"coefficients": a}

@@ -7,8 +7,8 @@ The Gaussian Poincare inequality (Nash 1958; Chernoff 1981) says Var h <= E h'^2
 
 are real, and F = a_0 + S h has E F^2 = E F'^2 = 1 exactly. It lies in a family iff the family is closed under h -> S h + a_0:
 one free constant and one free scale, whatever the basis. For x ~ N(0, s^2), F(x) = s G(x / s) with this G has E F^2 = s^2 and
-E F'^2 = 1. Absolute continuity is needed, not just a derivative almost everywhere: h = z + 10 [z > 0] has E h'^2 = 1, Var h = 34.
-The rule generalises the one for Hermite series (Khalfaoui-Hassani and Kesselheim, arXiv 2502.01247) to any basis.
+E F'^2 = 1. Absolute continuity is needed, not just a derivative almost everywhere: h = z + 10 [z > 0] has E h'^2 = 1 but
+Var h = 34. The rule generalises the one for Hermite series (Khalfaoui-Hassani and Kesselheim, arXiv 2502.01247) to any basis.
 """
 
 from collections.abc import Callable
@@ -66,11 +66,11 @@ def _panel_moments(function: Callable[[Tensor], Tensor], std: float, kinks: Tens
     edges = torch.cat([even.expand(*kinks.shape[:-1], -1), (kinks / std).clamp(-Z_MAX, Z_MAX)], dim=-1).sort(dim=-1).values
     nodes, weights = gauss_legendre(16)
     half, middle = edges.diff(dim=-1)[..., None] / 2, (edges[..., 1:, None] + edges[..., :-1, None]) / 2
-    z = (middle + half * nodes).flatten(-2)
-    density = (half * weights).flatten(-2) * torch.exp(-z.square() / 2) * (2 * torch.pi) ** -0.5
-    value, slope = differentiate(function, std * (z.T if z.dim() == 2 else z[:, None]))
-    columns = (value, value.square(), slope.square())
-    return Moments(*((density.T if z.dim() == 2 else density[:, None]).mul(f).sum(dim=0).reshape(z.shape[:-1]) for f in columns))
+    rows = kinks.shape[:-1]
+    z = (middle + half * nodes).flatten(-2).reshape(*(rows or (1,)), -1).T  # (N, rows)
+    density = (half * weights).flatten(-2).reshape(z.T.shape).T * torch.exp(-z.square() / 2) * (2 * torch.pi) ** -0.5
+    value, slope = differentiate(function, std * z)
+    return Moments(*((density * f).sum(dim=0).reshape(rows) for f in (value, value.square(), slope.square())))
 
 
 @lru_cache(maxsize=8)
@@ -85,8 +85,8 @@ def gauss_legendre(n: int) -> tuple[Tensor, Tensor]:
 def piecewise_linear(breakpoints: Tensor, line: Callable[[Tensor], tuple[Tensor, Tensor]], std: float) -> Moments:
     """The moments of a continuous piecewise-linear function under N(0, std^2), by partial moments of the normal.
 
-    breakpoints: (..., m) where pieces may meet, in any order, spurious ones and infinities allowed; line: points (..., m + 1) to
-    the slope and intercept of the piece active there.
+    breakpoints: (..., m) where pieces may meet, in any order, spurious ones and infinities allowed; line: points (..., m + 1)
+    to the slope and intercept of the piece active there.
     """
     t = breakpoints.clamp(-1e6 * std, 1e6 * std).sort(dim=-1).values
     inner = (t[..., 1:] + t[..., :-1]) / 2
@@ -96,7 +96,9 @@ def piecewise_linear(breakpoints: Tensor, line: Callable[[Tensor], tuple[Tensor,
     density = [torch.exp(-u.square() / 2) * (2 * torch.pi) ** -0.5 for u in (low, high)]
     edge = [torch.where(u.isinf(), 0.0, u) * d for u, d in zip((low, high), density, strict=True)]
     # Phi(high) - Phi(low) through the tail that is small: no cancellation far out on the right.
-    mass = torch.where(low > 0, torch.special.ndtr(-low) - torch.special.ndtr(-high), torch.special.ndtr(high) - torch.special.ndtr(low))
+    mass = torch.where(
+        low > 0, torch.special.ndtr(-low) - torch.special.ndtr(-high), torch.special.ndtr(high) - torch.special.ndtr(low)
+    )
     first, second = density[0] - density[1], mass + edge[0] - edge[1]
     rise = std * slope
     return Moments(

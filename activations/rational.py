@@ -1,7 +1,7 @@
-"""Rational: G(z) = P(z) / (1 + |A(z)|), P = sum_{j=0..p} p_j z^j, A = sum_{j=1..q} q_j z^j: a Pade form without poles, by groups of channels.
+"""Rational: G(z) = P(z) / (1 + |A(z)|), P = sum_{j=0..p} p_j z^j, A = sum_{j=1..q} q_j z^j, by groups of channels.
 
-Molina, Schramowski and Kersting, Pade activation units, arXiv 1907.06732; groups as in Yang and Wang, Kolmogorov-Arnold
-transformer (KAT), arXiv 2409.10594.
+The safe Pade form, without poles: Molina, Schramowski and Kersting, Pade activation units, arXiv 1907.06732; in groups: Yang
+and Wang, Kolmogorov-Arnold transformer (KAT), arXiv 2409.10594.
 """
 
 from typing import Any, ClassVar
@@ -20,10 +20,10 @@ from activations.target import Target, Weight, gelu
 class Rational(Learnable):
     """`numerator` p_0..p_p: (groups, p+1), `denominator` q_1..q_q: (groups, q); per=channel makes every channel a group.
 
-    init=unit: A = (1 + z^2/2)^(q//2) - 1 >= 0, P the projection of GELU under N(0, 1), then the Poincare rule, which stays inside
-    the family because P -> S P + a_0 (1 + A) does as long as p >= 2 (q//2). A shorter P has no free constant there: it is
-    scaled to E F^2 = s^2 and its slope gain is what it is. init=paper: fitted to SiLU, as KAT does between its two linear maps.
-    Growth is of degree p - q, so with the default float16 overflows only where x nearly does.
+    init=unit: A = (1 + z^2/2)^(q//2) - 1 >= 0, P the projection of GELU under N(0, 1), then the Poincare rule, which stays
+    inside the family because P -> S P + a_0 (1 + A) does as long as p >= 2 (q//2). A shorter P has no free constant there: it
+    is scaled to E F^2 = s^2 and its slope gain is what it is. init=paper: fitted to SiLU, as KAT does between its two linear
+    maps. Growth is of degree p - q, so with the default float16 overflows only where x nearly does.
     """
 
     options: ClassVar = {
@@ -43,7 +43,9 @@ class Rational(Learnable):
         super().__init__(channels, input_std, **options)
         if channels % self.rows():
             divisor = next(d for d in range(self.rows(), 0, -1) if channels % d == 0)
-            raise ValueError(f"rational: groups={self.rows()} do not divide {channels} channels; type for example groups={divisor}")
+            raise ValueError(
+                f"rational: groups={self.rows()} do not divide {channels} channels; type for example groups={divisor}"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         powers = self.input_std**-self.exponents
@@ -78,7 +80,8 @@ class Rational(Learnable):
         w = target.weight.sqrt()
 
         def residuals(theta: Tensor) -> Tensor:
-            value, slope = _value_and_slope(*theta.split(sizes), target.z)
+            p, q = theta.split(sizes)
+            value, slope = _value_and_slope(p, q, target.z)
             return torch.cat([w * (value - target.value), target.slope_scale * w * (slope - target.slope)])
 
         theta = solve.levenberg_marquardt(residuals, torch.cat([start[name] for name in self.parameter_names]))
@@ -88,7 +91,9 @@ class Rational(Learnable):
         """Real zeros of A: 0, and real eigenvalues of the companion matrix of A(z) / z."""
         q = values["denominator"]
         leading = torch.where(q[..., -1:].abs() < 1e-30, 1e-30, q[..., -1:])  # a vanishing one sends its roots to infinity
-        companion = torch.diag_embed(torch.ones(q.shape[-1] - 2, dtype=q.dtype), offset=-1).expand(*q.shape[:-1], -1, -1).clone()
+        companion = (
+            torch.diag_embed(torch.ones(q.shape[-1] - 2, dtype=q.dtype), offset=-1).expand(*q.shape[:-1], -1, -1).clone()
+        )
         companion[..., -1] = -q[..., :-1] / leading
         roots = torch.linalg.eigvals(companion)
         real = torch.where(roots.imag.abs() < 1e-6 * (1 + roots.real.abs()), roots.real, torch.inf)
@@ -102,8 +107,8 @@ class Rational(Learnable):
             square = F.pad(square, (0, 2)) + F.pad(square, (2, 0)) / (2 * r**2)
         q = F.pad(square[1:], (0, n % 2))
         units = torch.eye(self.choices["p"] + 1, dtype=torch.float64)
-        columns = [_value_and_slope(unit, q, target.z) for unit in units]
-        basis, slopes = (torch.stack(parts, dim=1) for parts in zip(*columns, strict=True))
+        columns = [torch.stack(_value_and_slope(unit, q, target.z)) for unit in units]
+        basis, slopes = torch.stack(columns, dim=-1)
         return {"numerator": solve.linear(target, basis, slopes), "denominator": q}
 
 

@@ -24,8 +24,9 @@ class Weight(NamedTuple):
 class Target:
     """g(z) = f(s z) / s on N nodes, all (N,) float64: a family fits its G to it and never sees s.
 
-    `weight` sums to 1. The misfit is sum weight [(G - g)^2 + slope_scale^2 (G' - g')^2]; `slope_scale` makes slopes lengths: the
-    width of a normal law, one unit of x for a uniform one. `radius` is where the nodes matter: the range, or 4 standard deviations.
+    `weight` sums to 1. The misfit is sum weight [(G - g)^2 + slope_scale^2 (G' - g')^2]; `slope_scale` makes slopes lengths:
+    the width of a normal law, one unit of x for a uniform one. `radius` is where the nodes matter: the range, or 4 standard
+    deviations.
     """
 
     z: Tensor
@@ -38,7 +39,9 @@ class Target:
 
     @classmethod
     def sample(cls, function: Callable[[Tensor], Tensor], law: Weight, unit: float = 1.0) -> "Target":
-        """`function`: elementwise, differentiable by autograd, of float64 tensors. `unit`: s, the standard deviation of z's unit."""
+        """`function`: elementwise, differentiable by autograd, of float64 tensors. `unit`: s, the standard deviation of z's
+        unit.
+        """
         reach = Z_MAX * law.width if law.law == "normal" else law.width
         nodes, weights = gauss_legendre(16)
         edges = torch.linspace(-reach, reach, 25, dtype=torch.float64)  # 0, where most activations have their kink, is an edge
@@ -49,7 +52,9 @@ class Target:
             weight = weight * torch.exp(-(x / law.width).square() / 2)
         value, slope = (column.flatten() for column in differentiate(function, x[:, None]))
         if not (value.isfinite().all() and slope.isfinite().all()):
-            raise ValueError(f"fit: the target is not finite on {law}; give a function that is finite there with its derivative")
+            raise ValueError(
+                f"fit: the target is not finite on {law}; give a function that is finite there with its derivative"
+            )
         length = law.width if law.law == "normal" else 1.0
         radius = 4 * law.width if law.law == "normal" else law.width
         return cls(x / unit, value / unit, slope, weight / weight.sum(), length / unit, radius / unit, law)
@@ -57,4 +62,5 @@ class Target:
 
 def gelu(x: Tensor) -> Tensor:
     """x Phi(x), the exact form: what `init=fit-gelu` aims at."""
-    return x * torch.special.ndtr(x)
+    y: Tensor = x * torch.special.ndtr(x)
+    return y

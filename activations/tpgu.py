@@ -1,5 +1,6 @@
-"""Taylor-gated unit: G(z) = z P_n(z), P_n(z) = sum_{k=0..n} (a_k / k!) S_k(b) (z - b)^k, S_k the k-th derivative of sigmoid(1.702 z).
+"""Taylor-gated unit: G(z) = z P_n(z), P_n(z) = sum_{k=0..n} (a_k / k!) S_k(b) (z - b)^k.
 
+S_k is the k-th derivative of z -> sigmoid(1.702 z), so it carries 1.702^k.
 Zou, Liu and Dai 2025, doi 10.1016/j.neunet.2025.107262: a self-gated unit whose gate is a Taylor polynomial of the sigmoid with
 learnable coefficients a and expansion point b, per channel.
 """
@@ -25,10 +26,11 @@ PAPER_SEED = 0
 class TPGU(Learnable):
     """`coefficients` a: (channels, n+1), `expansion_point` b: (channels, 1), or (n+1,) and (1,) with per=layer.
 
-    F(0) = 0, so E F'^2 >= E F^2 / s^2 with equality only for +-x: unit gain cannot be had. init=unit: the projection of GELU under
-    N(0, 1), scaled to E F^2 = s^2 exactly; the slope gain E F'^2 is then 1.124, 1.099, 1.085 for n = 1, 3, 5 (even n as n - 1).
-    init=paper: a_0 = 1, other a_k from a normal of standard deviation 0.02 truncated at two of them, b = 0: nearly x/2, by a
-    generator of its own, so that every layer starts alike. At init=unit float16 overflows beyond |x|/s = 224, 28 for n = 1, 3.
+    F(0) = 0, so E F'^2 >= E F^2 / s^2 with equality only for +-x: unit gain cannot be had. init=unit: the projection of GELU
+    under N(0, 1), scaled to E F^2 = s^2 exactly; the slope gain E F'^2 is then 1.124, 1.099, 1.085 for n = 1, 3, 5 (even n as n
+    - 1). init=paper: a_0 = 1, other a_k from a normal of standard deviation 0.02 truncated at two of them, b = 0: nearly x/2,
+    by a generator of its own, so that every layer starts alike. At init=unit float16 overflows beyond |x|/s = 224, 28 for n =
+    1, 3.
     """
 
     options: ClassVar = {
@@ -47,7 +49,7 @@ class TPGU(Learnable):
     def forward(self, x: Tensor) -> Tensor:
         exponents = self.exponents
         gate = self._gate(self.coefficients, self.expansion_point, self.derivatives, self.binomials, exponents)
-        return polynomial(x, F.pad(gate * self.input_std**-exponents[: gate.shape[-1]], (1, 0)))
+        return polynomial(x, F.pad(gate * self.input_std ** -exponents[: gate.shape[-1]], (1, 0)))
 
     exponents: Tensor
 

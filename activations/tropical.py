@@ -1,7 +1,7 @@
 """Tropical (max-plus) polynomial: G(z) = S max_{k=0..n}(k z + a_k), convex and piecewise linear.
 
-Khalfaoui-Hassani and Kesselheim, Polynomial, trigonometric, and tropical activations, arXiv 2502.01247; S is ours: without it the
-slopes, and with them the gain, could not be scaled.
+Khalfaoui-Hassani and Kesselheim, Polynomial, trigonometric, and tropical activations, arXiv 2502.01247; S is ours: without it
+the slopes, and with them the gain, could not be scaled.
 """
 
 import math
@@ -21,8 +21,9 @@ class Tropical(Learnable):
     """`scale` S: (1,), `intercepts` a: (n+1,), or (channels, ...). A negative S makes it concave.
 
     init=unit: breakpoints at the quantiles k/(n+1) of the inputs, so that every piece is alive, S and the common shift by the
-    Poincare rule; n = 1 is sqrt(2) ReLU. init=paper: S = sqrt(2)/n, frozen, all a_k = 1: sqrt(2) ReLU(x) + sqrt(2)/n, whose n - 1
-    middle pieces touch at one point and get no gradient. Slopes are at most |S| n, so it overflows in float16 only where x would.
+    Poincare rule; n = 1 is sqrt(2) ReLU. init=paper: S = sqrt(2)/n, frozen, all a_k = 1: sqrt(2) ReLU(x) + sqrt(2)/n, whose n -
+    1 middle pieces touch at one point and get no gradient. Slopes are at most |S| n, so it overflows in float16 only where x
+    would.
     """
 
     options: ClassVar = {"degree": Option(6, range(1, 33)), **LEARNABLE_OPTIONS}
@@ -76,7 +77,8 @@ class Tropical(Learnable):
 def quantiles(n: int, offset: float = 0.0) -> Tensor:
     """(n,) breakpoints at the standard normal's quantiles (k - offset) / (n + 1 - 2 offset), k = 1..n."""
     k = torch.arange(1, n + 1, dtype=torch.float64)
-    return torch.special.ndtri((k - offset) / (n + 1 - 2 * offset))
+    t: Tensor = torch.special.ndtri((k - offset) / (n + 1 - 2 * offset))
+    return t
 
 
 def intercepts(slopes: Tensor, breakpoints: Tensor, start: float = 0.0) -> Tensor:
@@ -92,7 +94,7 @@ def active(slopes: Tensor, a: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def crossings(slopes: Tensor, a: Tensor) -> Tensor:
-    """Where any two pieces meet, (..., k (k-1) / 2), infinite for parallel ones: a superset of the breakpoints of their maximum."""
+    """Where any two pieces meet, (..., k (k-1) / 2), infinite for parallel ones: among these are all breakpoints."""
     i, j = torch.triu_indices(a.shape[-1], a.shape[-1], offset=1)
     met = (a[..., i] - a[..., j]) / (slopes[..., j] - slopes[..., i])
     return torch.where(met.isfinite(), met, torch.inf)

@@ -1,4 +1,4 @@
-"""Tropical rational: G(z) = max_k(m_k z + a_k) - max_k(m'_k z + a'_k), slopes and intercepts learnable: any piecewise-linear shape.
+"""Tropical rational: G(z) = max_k(m_k z + a_k) - max_k(m'_k z + a'_k): any continuous piecewise-linear shape.
 
 Khalfaoui-Hassani and Kesselheim, Polynomial, trigonometric, and tropical activations, arXiv 2502.01247.
 """
@@ -21,9 +21,9 @@ PAPER_SEED = 0
 class TropicalRational(Learnable):
     """`slopes` m, `intercepts` a, `slopes_den` m', `intercepts_den` a': (n+1,) each, or (channels, n+1).
 
-    init=unit: m_k = k with breakpoints at the quantiles k/(n+1), m'_k = k/2 with breakpoints at (k - 1/2)/n, then scale and shift
-    by the Poincare rule. init=paper: all four drawn from N(0, 1), gain uncontrolled, by a generator of its own: every layer
-    starts alike. It grows linearly, so it overflows in float16 only where x nearly does.
+    init=unit: m_k = k with breakpoints at the quantiles k/(n+1), m'_k = k/2 with breakpoints at (k - 1/2)/n, then scale and
+    shift by the Poincare rule. init=paper: all four drawn from N(0, 1), gain uncontrolled, by a generator of its own: every
+    layer starts alike. It grows linearly, so it overflows in float16 only where x nearly does.
     """
 
     options: ClassVar = {"degree": Option(6, range(1, 33)), **LEARNABLE_OPTIONS}
@@ -57,8 +57,9 @@ class TropicalRational(Learnable):
         return h | {"intercepts": h["intercepts"] + shift}
 
     def fitted(self, target: Target) -> Values:
-        """One linear least squares over hinges: n knots where the target bends up go to the first maximum, n where it bends down
-        to the second, placed by equidistributing |g''|^(2/5) (the asymptotically best knots of a piecewise-linear function)."""
+        """One linear least squares over hinges: n knots where the target bends up go to the first maximum, n where it bends
+        down to the second, placed by equidistributing |g''|^(2/5) (the asymptotically best knots of a piecewise-linear
+        function)."""
         n = self.choices["degree"]
         up, down = (_knots(target, n, sign) for sign in (1, -1))
         knots = torch.cat([up, down])
