@@ -264,10 +264,6 @@ def _problems(config: Config) -> list[str]:
         problems.append(f"timeout_s={config.timeout_s} must be positive")
     if config.min_lr > config.learning_rate:
         problems.append(f"min_lr={config.min_lr} is above learning_rate={config.learning_rate}")
-    if config.warmup_steps > config.decay_steps:
-        problems.append(
-            f"warmup_steps={config.warmup_steps} is above the {config.decay_steps} steps that the learning rate decays over"
-        )
     if config.micro_batch_size > 0 and config.global_batch_size % config.micro_batch_size:
         problems.append(
             f"global_batch_size={config.global_batch_size} is not a multiple of micro_batch_size={config.micro_batch_size}"

@@ -1,0 +1,102 @@
+"""A Config is right or not made, and says all that is wrong at once."""
+
+import dataclasses
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config.schema import FIXED_FIELDS, Config, GPTConfig, from_dict
+from config.tiny import config as tiny
+
+
+def test_all_problems_come_at_once() -> None:
+    with pytest.raises(ValueError, match="; ") as error:
+        dataclasses.replace(tiny, n_head=3, dropout=1.0, min_lr=1.0, micro_batch_size=5, activation="hermit", device="gpu")
+    text = str(error.value)
+    for part in (
+        "n_embd=256 is not a multiple of n_head=3", "dropout=1.0 must be in [0, 1)", "min_lr=1.0 is above learning_rate",
+        "global_batch_size=16 is not a multiple of micro_batch_size=5", "did you mean 'hermite'", "device='gpu'",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("n_layer", 2.0, "n_layer=2.0 is not an integer"),
+        ("n_layer", True, "n_layer=True is not an integer"),
+        ("compile", 1, "compile=1 is not True or False"),
+        ("learning_rate", "1e-3", "learning_rate='1e-3' is not a number"),
+        ("learning_rate", math.nan, "learning_rate=nan is not finite"),
+        ("dtype", "bf16", "dtype='bf16' is not one of 'auto', 'float32', 'bfloat16', 'float16'"),
+        ("data_dir", "", "data_dir is empty; python -m data.prepare pystdlib"),
+        ("max_steps", -1, "max_steps=-1 must not be negative"),
+        ("eval_interval", 0, "eval_interval=0 must be at least 1"),
+        ("n_embd", 1 << 30, "n_embd=1073741824 is above"),
+    ],
+)
+def test_what_was_given_and_what_is_allowed(field: str, value: object, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        dataclasses.replace(tiny, **{field: value})
+
+
+def test_one_spelling_for_one_setting() -> None:
+    assert (
+        dataclasses.replace(tiny, activation="hermite").activation
+        == dataclasses.replace(tiny, activation="hermite:degree=3").activation
+    )
+    assert isinstance(dataclasses.replace(tiny, grad_clip=1).grad_clip, float)
+
+
+def test_a_config_is_never_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tiny.n_layer = 3  # type: ignore[misc]
+
+
+def test_from_dict_takes_back_what_asdict_gave_and_nothing_else() -> None:
+    assert from_dict(dataclasses.asdict(tiny), "here") == tiny
+    values = dataclasses.asdict(tiny) | {"n_layers": 3}
+    del values["n_layer"]
+    with pytest.raises(ValueError, match=r"^here: unknown field 'n_layers', did you mean 'n_layer'\?; n_layer is missing$"):
+        from_dict(values, "here")
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([f.name for f in dataclasses.fields(Config)]),
+        st.none() | st.integers() | st.floats() | st.text(max_size=9),
+    )
+)
+def test_strange_data_is_a_value_error_or_a_config(values: dict[str, object]) -> None:
+    try:
+        made = from_dict(dataclasses.asdict(tiny) | values, "here")
+    except ValueError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+    else:
+        assert isinstance(made, Config)
+
+
+def test_the_model_s_part_has_the_run_s_values() -> None:
+    part = tiny.gpt(257)
+    assert part.vocab_size == 257
+    assert all(getattr(part, f.name) == getattr(tiny, f.name) for f in dataclasses.fields(GPTConfig) if f.name != "vocab_size")
+
+
+def test_fixed_fields_exist() -> None:
+    assert all(hasattr(tiny, name) for name in FIXED_FIELDS)
+
+
+def test_every_field_is_documented() -> None:
+    import ast
+    import inspect
+
+    from config import schema
+
+    tree = next(n for n in ast.parse(inspect.getsource(schema)).body if isinstance(n, ast.ClassDef) and n.name == "Config")
+    for field, after in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign):
+            assert isinstance(after, ast.Expr), f"{ast.unparse(field.target)} has no docstring below it"
