@@ -141,7 +141,7 @@ def line_end(path: Path, position: int) -> int:
         line = file.readline(DOCUMENT_BYTES // 2)
     if line.endswith(b"\n") and position + len(line) < path.stat().st_size:
         return position + len(line)
-    return position + next((i for i, byte in enumerate(line[:4]) if byte & 0xC0 != 0x80), 0)
+    return position + next((i for i, byte in enumerate(line[:4]) if byte & 0xC0 != 0x80), len(line))
 
 
 def _find_bad_byte(path: Path) -> int | None:
