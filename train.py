@@ -131,7 +131,7 @@ def train(run: Run) -> int:
                 save(run, metrics, is_best)
             if stopped:
                 say(run, f"{stopped[0].name}: step {progress.step} is finished and saved; the same command goes on from there.")
-                return 128 + stopped[0]
+                return 128 + int(stopped[0])
             clock.restart()
         summarize(run, final, peak_source)
     return 0
@@ -164,7 +164,7 @@ def take_step(run: Run, step: int, batch: Batch) -> tuple[torch.Tensor, float]:
         if config.nonfinite == "stop" and not (
             run.scaler.is_enabled() and run.scaler.get_scale() > 1 and torch.isfinite(total)
         ):
-            raise NonFiniteError(f"loss {float(total)}, gradient norm {grad_norm}", telemetry.locate_nonfinite(run.gpt))
+            raise NonFiniteError(f"loss {float(total)}, gradient norm {grad_norm}", telemetry.locate_nonfinite(run.gpt, inputs))
         run.progress.skipped_steps += 1
     if math.isfinite(grad_norm) or run.scaler.is_enabled():
         set_learning_rate(run.optimizer, learning_rate(step, config))
@@ -176,8 +176,9 @@ def take_step(run: Run, step: int, batch: Batch) -> tuple[torch.Tensor, float]:
 
 def validate(run: Run, metrics: Metrics | None) -> Evaluation:
     """Evaluate all of `eval_tokens` and write the row."""
+    data = run.dataset
     run.gpt.eval()
-    result = evaluate(run.compiled, run.validation, run.byte_lengths, run.processes, run.config.micro_batch_size, run.dtype)
+    result = evaluate(run.compiled, data.validation, data.byte_lengths, run.processes, run.config.micro_batch_size, run.dtype)
     run.gpt.train()
     progress = run.progress
     if metrics:
@@ -185,7 +186,7 @@ def validate(run: Run, metrics: Metrics | None) -> Evaluation:
             {"step": progress.step} | result.row() | {"data_hash": progress.data_hash, "elapsed_s": progress.elapsed_s}
         )
     bits = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits per byte"
-    corpus = f" (corpus {run.corpus[:12]})" if run.corpus else ""
+    corpus = f" (corpus {data.corpus[:12]})"
     say(run, f"step {progress.step}: val_loss {result.loss:.4f}, perplexity {result.perplexity:.3f}{bits}{corpus}")
     return result
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from config.schema import Config
-from data import shards, tokenizer
-from data.batches import Batch, Batches, EvaluationWindows
+from data.batches import Batch, Batches
 from model import GPT
 from runtime import checkpoint, distributed, log, optim
+from runtime.dataset import Dataset, open_dataset
 from runtime.distributed import Processes
 from runtime.files import write_json
 from runtime.hardware import autocast, describe, pick_dtype, why_not_compile
@@ -56,8 +56,8 @@ class Progress:
 
     def note_best(self, loss: float) -> bool:
         """Whether `loss` is the best evaluation so far; it is remembered."""
-        is_best = loss < self.best_loss
-        self.best_loss = min(loss, self.best_loss)
+        if is_best := loss < self.best_loss:  # False for NaN
+            self.best_loss = loss
         return is_best
 
 
@@ -74,12 +74,8 @@ class Run:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    dataset: Dataset
     batches: Batches
-    validation: EvaluationWindows
-    byte_lengths: npt.NDArray[np.int64] | None
-    corpus: str
-    """SHA-256 of the corpus, or of the shards where nothing is known of it: losses compare only where it is equal."""
-    data_fingerprint: str
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -131,7 +127,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),
-            "data_fingerprint": self.data_fingerprint,
+            "data_fingerprint": self.dataset.fingerprint,
         }
 
     def last_evaluation(self) -> dict[str, Any] | None:
@@ -154,7 +150,10 @@ def set_up(config: Config) -> Run:
             f"micro_batch_size={config.micro_batch_size}; type --global_batch_size {nearest}"
         )
     folder = resume_from(config, processes)
-    config, train_tokens, validation, byte_lengths, corpus = open_data(config, processes)
+    dataset = open_dataset(config, check_tokens=processes.is_main)
+    batches = Batches(dataset.train, config.block_size, config.global_batch_size, config.seed)
+    resolved: dict[str, Any] = {"tokenizer": dataset.tokenizer, "vocab_size": dataset.vocab_size}
+    config = replace(config, **resolved)
     dtype = pick_dtype(config.dtype, processes.device)
     gpt = initial_model(config)
     init_hash, activation_init_hash = weights_hash(gpt, activation=False), weights_hash(gpt, activation=True)
@@ -184,11 +183,8 @@ def set_up(config: Config) -> Run:
         model=model,
         optimizer=optim.adamw(gpt, config, processes.device),
         scaler=torch.amp.GradScaler(processes.device.type, enabled=dtype == torch.float16),
-        batches=Batches(train_tokens, config.block_size, config.global_batch_size, config.seed),
-        validation=validation,
-        byte_lengths=byte_lengths,
-        corpus=corpus,
-        data_fingerprint=train_tokens.fingerprint(),
+        dataset=dataset,
+        batches=batches,
     )
     if folder:
         restore(run, folder)
@@ -207,11 +203,9 @@ def set_up(config: Config) -> Run:
                 "activation_parameters": sum(p.numel() for n, p in gpt.named_parameters() if ".act." in n),
                 "flops_per_token": gpt.flops_per_token(),
                 "data": {
-                    "corpus_sha256": corpus,
-                    "fingerprint": run.data_fingerprint,
-                    "train_tokens": len(train_tokens),
-                    "val_fingerprint": validation.tokens.fingerprint(),
-                    "val_targets": validation.num_targets,
+                    "corpus_sha256": dataset.corpus,
+                    "fingerprint": dataset.fingerprint,
+                    "train_tokens": len(dataset.train),
                 },
                 "hardware": describe(processes.device) | {"processes": processes.world_size, "dtype": str(dtype)},
             },
@@ -236,42 +230,6 @@ def resume_from(config: Config, processes: Processes) -> Path | None:
             f"out_dir {config.out_dir!r} holds no checkpoint and resume is must; give the run's folder or --resume auto"
         )
     return newest[0] if newest else None
-
-
-def open_data(
-    config: Config, processes: Processes
-) -> tuple[Config, shards.Tokens, EvaluationWindows, npt.NDArray[np.int64] | None, str]:
-    """(config with tokenizer and vocabulary, training tokens, validation windows, bytes per token id, corpus SHA-256)."""
-    if not Path(config.data_dir).is_dir():
-        raise ValueError(
-            f"data_dir {config.data_dir!r} does not exist; type: python -m data.prepare pystdlib --out {config.data_dir}"
-        )
-    meta = shards.read_meta(config.data_dir)
-    name = config.tokenizer or (meta.tokenizer if meta else "")
-    if not name:
-        raise ValueError(
-            f"{config.data_dir} has no meta.json; name the tokenizer that wrote the shards: --tokenizer gpt2 or bytes"
-        )
-    if meta and name != meta.tokenizer:
-        raise ValueError(
-            f"tokenizer={name!r}, but {config.data_dir} was written with {meta.tokenizer!r}; leave --tokenizer out"
-        )
-    known = meta.vocab_size if meta else config.vocab_size or tokenizer.load(name).vocab_size
-    vocab_size = config.vocab_size or known
-    if vocab_size < known:
-        raise ValueError(f"vocab_size={vocab_size} is below the {known} ids of {config.data_dir}; type --vocab_size 0")
-    train_tokens, val_tokens = (shards.open_split(config.data_dir, split) for split in ("train", "val"))
-    for tokens in (train_tokens, val_tokens):
-        if meta is None:  # shards of ours were checked when they were written, and `verify` checks them again
-            tokens.check_vocabulary(vocab_size, processes.rank, processes.world_size)
-    try:
-        byte_lengths = tokenizer.load(name).byte_lengths()
-    except ValueError as error:
-        byte_lengths = None
-        logger.info("no bits per byte: %s", error)
-    validation = EvaluationWindows(val_tokens, config.block_size, config.eval_tokens)
-    corpus = meta.corpus_sha256 if meta else train_tokens.fingerprint()
-    return replace(config, tokenizer=name, vocab_size=vocab_size), train_tokens, validation, byte_lengths, corpus
 
 
 def initial_model(config: Config) -> GPT:
@@ -301,7 +259,7 @@ def initial_model(config: Config) -> GPT:
 def restore(run: Run, folder: Path) -> None:
     """Optimizer, scaler and progress of a checkpoint. Raises ValueError where they do not fit or the data have changed."""
     state = checkpoint.load_state(folder)
-    if state.get("data_fingerprint") != run.data_fingerprint:
+    if state.get("data_fingerprint") != run.dataset.fingerprint:
         raise ValueError(
             f"{run.config.data_dir} has changed since {folder} was written; restore the shards, or give another out_dir"
         )

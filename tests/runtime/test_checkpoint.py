@@ -1,0 +1,153 @@
+"""Checkpoints are whole or absent, and a stranger's runs no code."""
+
+import dataclasses
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from config.schema import Config
+from model import GPT
+from runtime import checkpoint
+from tests.runs import train_here
+
+
+@pytest.fixture
+def resolved(small: Config) -> Config:
+    return dataclasses.replace(small, vocab_size=257, keep_checkpoints=2)
+
+
+@pytest.fixture
+def gpt(resolved: Config) -> GPT:
+    return GPT(resolved.gpt(257), 0)
+
+
+def save(gpt: GPT, config: Config, step: int, is_best: bool = False) -> Path:
+    return checkpoint.save(Path(config.out_dir), step, gpt, {"step": step}, config, is_best)
+
+
+def test_the_newest_and_the_best_stay(gpt: GPT, resolved: Config) -> None:
+    for step in range(1, 6):
+        save(gpt, resolved, step, is_best=step == 2)
+    out = Path(resolved.out_dir)
+    assert [path.name for path in checkpoint.checkpoints(out)] == ["step_00000002", "step_00000004", "step_00000005"]
+    assert checkpoint.find(out, "best").name == "step_00000002"
+    assert checkpoint.find(out, "last").name == "step_00000005"
+    assert checkpoint.find(out, "4").name == "step_00000004"
+    with pytest.raises(ValueError, match=r"checkpoint '3' of .*: give best, last or one of the steps 2, 4, 5"):
+        checkpoint.find(out, "3")
+
+
+def test_what_is_saved_comes_back(gpt: GPT, resolved: Config) -> None:
+    folder = save(gpt, resolved, 7)
+    loaded, config = checkpoint.load_model(resolved.out_dir, "last")
+    assert config == resolved
+    assert all(torch.equal(a, b) for a, b in zip(gpt.state_dict().values(), loaded.state_dict().values(), strict=True))
+    assert checkpoint.load_state(folder) == {"step": 7}
+
+
+def test_a_full_disk_leaves_the_older_checkpoints(gpt: GPT, resolved: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(gpt, resolved, 1)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        save(gpt, resolved, 2)
+    assert [path.name for path in checkpoint.checkpoints(Path(resolved.out_dir))] == ["step_00000001"]
+    assert len(os.listdir(Path(resolved.out_dir) / "checkpoints")) == 1
+
+
+def test_half_written_folders_and_links_do_not_count(gpt: GPT, resolved: Config, tmp_path: Path) -> None:
+    folder = save(gpt, resolved, 1)
+    root = folder.parent
+    (root / ".step_00000002.77.tmp").mkdir()
+    (root / "step_00000003").symlink_to(tmp_path)
+    assert checkpoint.checkpoints(Path(resolved.out_dir)) == [folder]
+    checkpoint.sweep(Path(resolved.out_dir))
+    assert not (root / ".step_00000002.77.tmp").exists()
+
+
+def test_a_pickle_that_runs_code_is_refused_unrun(gpt: GPT, resolved: Config, tmp_path: Path) -> None:
+    folder = save(gpt, resolved, 1)
+    victim = tmp_path / "executed"
+
+    class Payload:
+        def __reduce__(self) -> object:
+            return Path.touch, (victim,)
+
+    torch.save({"optimizer": Payload()}, folder / "state.pt")
+    with pytest.raises(ValueError, match=r"state\.pt is not a training state"):
+        checkpoint.load_state(folder)
+    (folder / "state.pt").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(ValueError, match=r"state\.pt is not a training state"):
+        checkpoint.load_state(folder)
+    with zipfile.ZipFile(folder / "state.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Payload()))
+    with pytest.raises(ValueError, match=r"state\.pt is not a training state"):
+        checkpoint.load_state(folder)
+    assert not victim.exists()
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"\xff" * 8 + data[8:], lambda data: b""])
+def test_damaged_weights_are_named(gpt: GPT, resolved: Config, damage: object) -> None:
+    path = save(gpt, resolved, 1) / "model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
+    with pytest.raises(ValueError, match=r"model\.safetensors is not whole"):
+        checkpoint.load_model(resolved.out_dir)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"n_layer": 2}', "{", '{"n_layer": 1e999}'])
+def test_config_json_is_data_and_checked_as_such(gpt: GPT, resolved: Config, text: str) -> None:
+    path = save(gpt, resolved, 1) / "config.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        checkpoint.load_model(resolved.out_dir)
+
+
+def test_no_checkpoint_says_where_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no checkpoint; give the folder of a run, such as runs/tiny_hermite"):
+        checkpoint.load_model(tmp_path)
+
+
+def test_resume_refuses_what_it_cannot_change_and_names_it(small: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    train_here(small, max_steps=2, lr_decay_steps=12)
+    with pytest.raises(AssertionError):  # train_here asserts exit code 0
+        train_here(small, max_steps=4, lr_decay_steps=12, seed=5, activation="gelu")
+    last = capsys.readouterr().err.strip().split("\n")[-1]
+    assert "seed was 1337 and is 5" in last
+    assert "activation was 'hermite:degree=3" in last
+    assert "give the former values, or another out_dir" in last
+    train_here(small, max_steps=4, lr_decay_steps=12, log_interval=2)
+
+
+@pytest.mark.parametrize(
+    ("resume", "told"), [("never", "is not empty and resume is never"), ("must", "holds no checkpoint and resume is must")]
+)
+def test_resume_never_and_must(small: Config, resume: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(small.out_dir).mkdir()
+    (Path(small.out_dir) / "mine").write_text("x")
+    with pytest.raises(AssertionError):
+        train_here(small, resume=resume)
+    assert told in capsys.readouterr().err
+
+
+def test_shards_that_changed_stop_a_resume(
+    small: Config, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in data_dir.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    train_here(small, max_steps=2, lr_decay_steps=12, data_dir=str(copy))
+    shard = copy / "train_000000.bin"
+    data = bytearray(shard.read_bytes())
+    data[2000:2100] = bytes(100)
+    shard.write_bytes(data)
+    with pytest.raises(AssertionError):
+        train_here(small, max_steps=4, lr_decay_steps=12, data_dir=str(copy))
+    assert "has changed since" in capsys.readouterr().err

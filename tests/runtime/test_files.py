@@ -1,0 +1,43 @@
+"""A file is the old one or the new one, whatever happens while it is written."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.files import remove, write_atomically, write_json, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_text(path, "old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_is_written_whole(tmp_path: Path) -> None:
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        write_json(folder / "a.json", {"x": 1})
+
+    write_atomically(tmp_path / "folder", write)
+    assert os.listdir(tmp_path) == ["folder"]
+    assert os.listdir(tmp_path / "folder") == ["a.json"]
+
+
+def test_remove_takes_a_link_and_leaves_its_target(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "kept").write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    remove(tmp_path / "link")
+    remove(tmp_path / "not there")
+    assert os.listdir(tmp_path) == ["target"]
+    remove(tmp_path / "target")
+    assert os.listdir(tmp_path) == []

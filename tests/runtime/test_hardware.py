@@ -1,0 +1,57 @@
+"""The device and the types are what was asked for, or one line says why not."""
+
+import pytest
+import torch
+
+from runtime import hardware
+from runtime.hardware import autocast, peak_flops, pick_device, pick_dtype
+
+
+def test_devices_that_are_not_there_are_named() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert pick_device("auto").type in ("cpu", "mps")
+    with pytest.raises(ValueError, match=r"device 'cuda' .* there are 0 CUDA devices; type --device cpu"):
+        pick_device("cuda")
+    with pytest.raises(ValueError, match="'cuda:3'"):
+        pick_device("cuda:3")
+
+
+@pytest.mark.parametrize(("has_bfloat16", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_dtype_follows_the_cpu(monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool, expected: torch.dtype) -> None:
+    monkeypatch.setattr(hardware, "_cpu_computes_in_bfloat16", lambda: has_bfloat16)
+    assert pick_dtype("auto", torch.device("cpu")) == expected
+    assert pick_dtype("float16", torch.device("cpu")) == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((7, 0), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
+)
+def test_auto_dtype_follows_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert pick_dtype("auto", torch.device("cuda", 0)) == expected
+
+
+def test_autocast_computes_in_the_type_asked_for() -> None:
+    a = torch.ones(2, 2)
+    with autocast(torch.device("cpu"), torch.bfloat16):
+        assert (a @ a).dtype == torch.bfloat16
+    with autocast(torch.device("cpu"), torch.float32):
+        assert (a @ a).dtype == torch.float32
+
+
+def test_peak_is_the_data_sheet_s_where_the_device_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-80GB")
+    assert peak_flops(torch.device("cuda", 0), torch.bfloat16) == (312e12, "data sheet")
+    peak, source = peak_flops(torch.device("cpu"), torch.float32)
+    assert source == "measured matrix product"
+    assert 1e8 < peak < 1e14
+
+
+def test_no_compiler_is_found_out_before_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
+    assert "no C++ compiler" in hardware.why_not_compile(torch.device("cpu"))
+    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
+    assert hardware.why_not_compile(torch.device("cuda")) == "Triton is not installed"

@@ -1,0 +1,58 @@
+"""metrics.jsonl has neither gaps nor repeated steps nor a torn line."""
+
+import dataclasses
+import json
+import math
+import sys
+import tempfile
+import types
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config.schema import Config
+from runtime.log import Metrics, config_hash, cut, read
+from tests.runs import rows, train_here
+
+
+@given(st.integers(0, 30), st.integers(0, 40), st.integers(0, 60))
+def test_cut_at_any_step_after_any_crash(written: int, step: int, torn: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.jsonl"
+        lines = [json.dumps({"step": i, "train_loss": i / 3}) for i in range(written)]
+        path.write_text("".join(line + "\n" for line in lines) + json.dumps({"step": written, "train_loss": 0.123456})[:torn])
+        cut(path, step)
+        assert path.read_text() == "".join(line + "\n" for line in lines[: step + 1])
+
+
+def test_rows_come_back_and_non_finite_numbers_are_null(small: Config, tmp_path: Path) -> None:
+    log = Metrics(tmp_path, small, 0)
+    log.write({"step": 0, "val_loss": 1.25})
+    log.write({"step": 1, "train_loss": math.nan, "grad_norm": math.inf})
+    log.sync()
+    log.close()
+    cut(tmp_path / "metrics.jsonl", 1)
+    assert read(tmp_path / "metrics.jsonl") == [
+        {"step": 0, "val_loss": 1.25},
+        {"step": 1, "train_loss": None, "grad_norm": None},
+    ]
+
+
+def test_config_hash_leaves_the_place_out(small: Config) -> None:
+    assert config_hash(small) == config_hash(dataclasses.replace(small, out_dir="elsewhere"))
+    assert config_hash(small) != config_hash(dataclasses.replace(small, seed=1))
+
+
+def test_wandb_offline_gets_the_same_numbers(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With W&B's own module replaced: what it is told is what metrics.jsonl says."""
+    told: list[dict[str, object]] = []
+    run = types.SimpleNamespace(log=lambda row, step: told.append(dict(row)), finish=lambda: told.append({"finished": True}))
+    fake = types.ModuleType("wandb")
+    fake.init = lambda **settings: told.append({"mode": settings["mode"]}) or run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = train_here(small, wandb="offline", max_steps=3)
+    assert told[0] == {"mode": "offline"}
+    assert told[-1] == {"finished": True}
+    assert told[1:-1] == rows(config)

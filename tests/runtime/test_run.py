@@ -1,0 +1,139 @@
+"""Putting a run together: shares of the batch, where weights come from, what stops a step."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from config.schema import Config
+from model import GPT
+from runtime import checkpoint
+from runtime.distributed import Processes
+from runtime.run import Progress, Run, initial_model, set_up
+from tests.runs import arguments, rows, train_here, weights
+
+TINY = "config/tiny.py"
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_ranks_partition_every_global_batch(small: Config, world_size: int, micro_batch_size: int) -> None:
+    run = set_up(dataclasses.replace(small, micro_batch_size=micro_batch_size))
+    all_rows = []
+    for rank in range(world_size):
+        run.processes = Processes(rank, world_size, rank, torch.device("cpu"))
+        all_rows.append(run.rows)
+    assert sorted(np.concatenate(all_rows).tolist()) == list(range(12))
+    digests = sum(run.batches.read(3, r).digest for r in all_rows)
+    assert (digests - run.batches.read(3, slice(None)).digest) % 2**64 == 0
+    assert {len(r) for r in all_rows} == {12 // world_size}
+
+
+def test_batch_sizes_that_do_not_divide_say_what_would(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = dataclasses.replace(small, global_batch_size=8, micro_batch_size=4)
+    monkeypatch.setattr("runtime.distributed.join", lambda *_: Processes(0, 3, 0, torch.device("cpu")))
+    with pytest.raises(ValueError, match=r"not a multiple of 3 processes .* type --global_batch_size 12"):
+        set_up(run)
+
+
+def test_data_hash_chains_the_steps() -> None:
+    one, other, same = Progress(), Progress(), Progress()
+    for progress, digests in ((one, (1, 2)), (other, (2, 1)), (same, (1, 2))):
+        for digest in digests:
+            progress.advance(digest, 0.1)
+    assert one.data_hash == same.data_hash != other.data_hash
+    assert one.step == 2
+
+
+def test_best_is_remembered() -> None:
+    progress = Progress()
+    assert [progress.note_best(loss) for loss in (3.0, 2.0, 2.5, float("nan"), 1.0)] == [True, True, False, False, True]
+
+
+def test_init_from_a_run_and_from_a_gpt2_folder(small: Config, tmp_path: Path) -> None:
+    source = train_here(small)
+    trained = weights(source, 12)
+    started = initial_model(dataclasses.replace(small, init_from=source.out_dir, vocab_size=257))
+    assert torch.equal(started.transformer.wte.weight[:257], trained["transformer.wte.weight"])
+    assert torch.equal(started.transformer.h[0].mlp.act.coefficients, trained["transformer.h.0.mlp.act.coefficients"])
+    gelu = GPT(dataclasses.replace(small, activation="gelu").gpt(257), 3)
+    gelu.save_pretrained(tmp_path / "gelu")
+    swapped = initial_model(dataclasses.replace(small, init_from=str(tmp_path / "gelu"), vocab_size=257))
+    assert torch.equal(swapped.transformer.wpe.weight, gelu.transformer.wpe.weight)
+    fresh = GPT(small.gpt(257), 0)
+    assert torch.equal(swapped.transformer.h[1].mlp.act.coefficients, fresh.transformer.h[1].mlp.act.coefficients)
+    with pytest.raises(ValueError, match=r"does not fit this config: n_layer 3 \(it has 2\)"):
+        initial_model(dataclasses.replace(small, n_layer=3, init_from=source.out_dir, vocab_size=257))
+
+
+def test_eval_only_measures_and_trains_nothing(small: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    config = train_here(small, eval_only=True)
+    assert [list(row) for row in rows(config)] == [
+        ["step", "val_loss", "val_perplexity", "val_bits_per_byte", "data_hash", "elapsed_s"]
+    ]
+    assert "bits per byte" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_left_alone(small: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    config = train_here(small)
+    before = rows(config)
+    train_here(small)
+    assert rows(config) == before
+    assert "finished before: step 12" in capsys.readouterr().err
+
+
+@pytest.fixture
+def poisoned(small: Config, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The fifth step's loss is made infinite by a coefficient."""
+    original = Run.to_device
+
+    def poison(run: Run, batch: object) -> object:
+        if run.progress.step == 4 and not run.progress.skipped_steps:
+            with torch.no_grad():
+                run.gpt.transformer.h[1].mlp.act.coefficients[2] = torch.inf
+        return original(run, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Run, "to_device", poison)
+    return small
+
+
+def test_a_non_finite_step_stops_with_layer_and_coefficient_named(poisoned: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([TINY, *arguments(poisoned)]) == 1
+    told = capsys.readouterr().err
+    assert "stopped: step 5 gave loss" in told
+    assert "h.1.mlp.act.coefficients" in told
+    assert [path.name for path in checkpoint.checkpoints(Path(poisoned.out_dir))] == ["step_00000000", "step_00000004"][1:]
+
+
+def test_skip_counts_the_step_and_goes_on(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = train.torch.nn.utils.clip_grad_norm_
+    calls = []
+
+    def once(*arguments: object) -> object:
+        calls.append(1)
+        norm = original(*arguments)
+        return norm * torch.nan if len(calls) == 3 else norm
+
+    monkeypatch.setattr(train.torch.nn.utils, "clip_grad_norm_", once)
+    config = train_here(small, nonfinite="skip")
+    steps = [row for row in rows(config) if "train_loss" in row]
+    assert [row["skipped_steps"] for row in steps] == [0, 0] + [1] * 10
+    assert steps[2]["grad_norm"] is None
+
+
+def test_float16_trains_with_its_scaler(small: Config) -> None:
+    config = train_here(small, dtype="float16", max_steps=3)
+    evaluations = [row["val_loss"] for row in rows(config) if "val_loss" in row]
+    assert evaluations[-1] < evaluations[0]
+    state = checkpoint.load_state(checkpoint.find(config.out_dir, "last"))
+    assert state["scaler"]["scale"] > 1
+
+
+def test_telemetry_rows_name_each_layer(small: Config) -> None:
+    config = train_here(small, telemetry_interval=6)
+    row = next(row for row in rows(config) if row["step"] == 6 and "train_loss" in row)
+    assert row["transformer.h.1.mlp.act.second_moment"] > 0
+    assert "transformer.h.0.mlp.act.coefficients.3" in row

@@ -1,0 +1,130 @@
+"""The house rules that a machine can check: who imports whom, sizes, the README's map, a test beside each module."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+SOURCES = sorted(path for path in TRACKED if path.endswith(".py") and not path.startswith("tests/"))
+
+# package or script -> what of ours it may import beside itself
+MAY_IMPORT = {
+    "activations": set(),
+    "config": {"activations.registry"},
+    "data": set(),
+    "model": {"activations", "config"},
+    "runtime": {"activations", "config", "data", "model"},
+    "train": {"activations", "config", "data", "model", "runtime"},
+    "sample": {"activations", "config", "data", "model", "runtime"},
+    "comparison": {"activations", "config", "data", "model", "runtime", "train"},
+    "compare": {"activations", "comparison", "config", "data", "model", "runtime", "train"},
+    "bench": {"activations", "bench", "config", "data", "model", "runtime", "train", "sample"},
+}
+LONGEST = {"model.py": 450}
+MISSING_ELSEWHERE = {
+    "tyro",
+    "wandb",
+    "datasets",
+    "matplotlib",
+    "scipy",
+    "zstandard",
+    "pyarrow",
+    "submitit",
+    "transformers",
+    "torchortho",
+    "triton",
+}
+
+
+def imports(path: str, everywhere: bool = True) -> set[str]:
+    """Dotted names that a file imports, function-local ones included unless `everywhere` is off."""
+    tree = ast.parse((ROOT / path).read_text())
+    found = set()
+    for node in ast.walk(tree) if everywhere else tree.body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_imports_go_downward_alone(path: str) -> None:
+    me = path.split("/")[0].removesuffix(".py")
+    assert me in MAY_IMPORT, f"{path}: say in MAY_IMPORT what {me} may import"
+    for name in imports(path):
+        top = name.split(".")[0]
+        if top in MAY_IMPORT and top != me:
+            assert any(name == allowed or name.startswith(allowed + ".") for allowed in MAY_IMPORT[me]), (
+                f"{path} imports {name}"
+            )
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if not path.startswith("bench/")])
+def test_what_other_machines_lack_is_imported_where_it_is_used(path: str) -> None:
+    tops = {name.split(".")[0] for name in imports(path, everywhere=False)}
+    assert not tops & MISSING_ELSEWHERE, f"{path} imports {tops & MISSING_ELSEWHERE} at its top"
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_no_file_is_longer_than_a_sitting(path: str) -> None:
+    lines = len((ROOT / path).read_text().splitlines())
+    assert lines <= LONGEST.get(path, 320), f"{path} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_every_module_begins_with_what_it_is_for(path: str) -> None:
+    assert ast.get_docstring(ast.parse((ROOT / path).read_text())), path
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_no_work_at_import(path: str) -> None:
+    """Definitions, constants and the main guard: nothing else stands at the top of a file."""
+    allowed = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign
+    for node in ast.parse((ROOT / path).read_text()).body:
+        documentation = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        main_guard = isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "TYPE_CHECKING")
+        assert isinstance(node, allowed) or documentation or main_guard, f"{path}:{node.lineno}: {ast.unparse(node)[:80]}"
+
+
+def test_every_module_has_its_test() -> None:
+    missing = []
+    for path in SOURCES:
+        folder, _, name = path.rpartition("/")
+        if name == "__init__.py" or (folder == "config" and name not in ("schema.py", "command_line.py")):
+            continue
+        if not any((ROOT / "tests" / folder).glob(f"test_{name}")) and path not in TESTED_ELSEWHERE:
+            missing.append(path)
+    assert not missing, f"no tests/**/test_<module>.py for {missing}"
+
+
+TESTED_ELSEWHERE: dict[str, str] = {}
+
+
+def test_the_readme_s_map_is_the_tree() -> None:
+    """Every source file and folder of ours has its line in README's file map, and no line is about nothing."""
+    text = (ROOT / "README.md").read_text()
+    block = re.search(r"## File map\n+```\n(.*?)```", text, re.S)
+    assert block, "README.md has no '## File map' with a code block"
+    listed = {word.rstrip("/") for line in block[1].splitlines() for word in re.findall(r"^ *([\w./*-]+)", line)}
+    for path in SOURCES:
+        parts = Path(path)
+        assert {str(parts), parts.name, str(parts.parent / "*")} & listed or parts.name == "__init__.py", (
+            f"{path} is not in the map"
+        )
+    for name in listed:
+        assert list(ROOT.glob(name)) or list(ROOT.glob(f"*/{name}")) or list(ROOT.glob(f"*/*/{name}")), (
+            f"{name} is in the map, not in the tree"
+        )
+
+
+def test_nothing_points_outside() -> None:
+    for path in TRACKED:
+        if path and (ROOT / path).suffix in (".py", ".md", ".toml", ".txt", "") and (ROOT / path).is_file():
+            text = (ROOT / path).read_text(errors="replace")
+            assert "../" + "shared" not in text, path
