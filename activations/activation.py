@@ -143,6 +143,11 @@ class Learnable(Activation):
         """Numbers that `forward` needs as tensors; kept as buffers in the parameters' dtype, exact in each, not saved."""
         return {}
 
+    @property
+    def has_free_constant(self) -> bool:
+        """Whether S G + a_0 stays in the family, so that init=unit has E F'^2 = 1 beside E F^2 = s^2 (moments.py)."""
+        return True
+
     def rows(self) -> int:
         """How many sets of parameters there are: 1 (a whole layer, stored without a row dimension) or one a channel."""
         return self.channels if self.choices["per"] == "channel" else 1

@@ -58,6 +58,10 @@ class Rational(Learnable):
     def rows(self) -> int:
         return self.channels if self.choices["per"] == "channel" else int(self.choices["groups"])
 
+    @property
+    def has_free_constant(self) -> bool:
+        return bool(self.choices["p"] >= 2 * (self.choices["q"] // 2))
+
     def constants(self) -> Values:
         return {"exponents": torch.arange(max(self.choices["p"], self.choices["q"]) + 1, dtype=torch.float64)}
 
@@ -67,11 +71,11 @@ class Rational(Learnable):
         h = self._projected(Target.sample(gelu, Weight("normal", 1.0)))
         p, q = h["numerator"], h["denominator"]
         moments = self.moments(h, 1.0)
-        q_0 = F.pad(q[: 2 * (len(q) // 2)], (1, 0), value=1.0)
-        if len(p) < len(q_0):
+        if not self.has_free_constant:
             return {"numerator": p * moments.second.rsqrt(), "denominator": q}
         scale, shift = unit_gain(moments)
-        return {"numerator": scale * p + shift * F.pad(q_0, (0, len(p) - len(q_0))), "denominator": q}
+        one_plus_A = F.pad(q[: len(p) - 1], (1, 0), value=1.0)
+        return {"numerator": scale * p + shift * F.pad(one_plus_A, (0, len(p) - len(one_plus_A))), "denominator": q}
 
     def fitted(self, target: Target) -> Values:
         """Damped Gauss-Newton over p and q in value and derivative, from the projection with the denominator of init=unit."""

@@ -62,6 +62,10 @@ class TPGU(Learnable):
         P = sum(a[..., k] * S[k] * SLOPE**k / math.factorial(k) * (z - b) ** k for k in range(a.shape[-1]))
         return z * P
 
+    @property
+    def has_free_constant(self) -> bool:
+        return False
+
     def constants(self) -> Values:
         n = self.choices["degree"]
         return {"derivatives": _derivatives(n), "binomials": _binomials(n), "exponents": torch.arange(n + 2).double()}

@@ -30,7 +30,7 @@ class XIELU(Learnable):
     options: ClassVar = LEARNABLE_OPTIONS
     degrees = ()
     parameter_names = ("alpha_p", "alpha_n")
-    default_weight = Weight("uniform", 6.0)
+    default_weight = Weight("normal", 1.0)
     alpha_p: Tensor
     alpha_n: Tensor
     beta: Tensor
@@ -42,6 +42,10 @@ class XIELU(Learnable):
         alpha_p, alpha_n = (torch.log1p(torch.exp(values[name][..., 0])) for name in self.parameter_names)
         negative = z.clamp(max=0)
         return torch.where(z > 0, alpha_p * z**2, (BETA + alpha_n) * (torch.exp(negative) - 1 - negative)) + BETA * z
+
+    @property
+    def has_free_constant(self) -> bool:
+        return False
 
     def constants(self) -> Values:
         return {"beta": torch.tensor([BETA], dtype=torch.float64)}
