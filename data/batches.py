@@ -22,7 +22,11 @@ FEISTEL_ROUNDS = 8
 
 
 class Batch(NamedTuple):
-    """Rows of a global batch: inputs and targets, int64 (rows, block_size), targets one token ahead; see `Batches.digest`."""
+    """Rows of a global batch: inputs and targets, int64 (rows, block_size), the targets one token ahead.
+
+    digest is the sum over rows, modulo 2^64 as a signed int64, of blake2b-64(step, row, bytes of the row's uint16 window): its
+    sum over micro-batches and ranks, modulo 2^64 too, is the same for every way to share out the rows.
+    """
 
     inputs: Int64
     targets: Int64
@@ -60,7 +64,7 @@ class Batches:
         return starts
 
     def read(self, step: int, rows: Rows) -> Batch:
-        """Those rows of a step's global batch, with their digest."""
+        """Those rows of a step's global batch, each read once."""
         chosen = np.arange(self.global_batch_size)[rows if isinstance(rows, slice) else np.asarray(rows, dtype=np.int64)]
         starts = self.starts(step)[chosen]
         windows = np.empty((chosen.size, self.block_size + 1), dtype=np.uint16)
@@ -68,13 +72,6 @@ class Batches:
             window[:] = self.tokens.read(start, self.block_size + 1)
         values = windows.astype(np.int64)
         return Batch(values[:, :-1], values[:, 1:], _digest(step, chosen, windows))
-
-    def digest(self, step: int, rows: Rows) -> int:
-        """Sum over rows, modulo 2^64 as a signed int64, of blake2b-64(step, row, bytes of the uint16 window).
-
-        Sums of digests over micro-batches and ranks, modulo 2^64 too, are the same for every way to share out the rows.
-        """
-        return self.read(step, rows).digest
 
 
 class Prefetcher(Generic[T]):

@@ -60,6 +60,9 @@ def remote_parts(urls: Sequence[str], folder: Path) -> list[Part]:
             fetch(index + 1)
         yield from open_parquet(urls[index], lambda: path.open("rb")).read(start)
         path.unlink()
+        if index + 1 == len(urls):
+            pool.shutdown()
+            folder.rmdir()
 
     with ThreadPoolExecutor(16) as footers:
         counts = [part.count for part in footers.map(open_footer, urls)]
