@@ -206,6 +206,8 @@ def set_up(config: Config) -> Run:
                     "corpus_sha256": dataset.corpus,
                     "fingerprint": dataset.fingerprint,
                     "train_tokens": len(dataset.train),
+                    "val_fingerprint": dataset.validation.tokens.fingerprint(),
+                    "val_targets": dataset.validation.num_targets,
                 },
                 "hardware": describe(processes.device) | {"processes": processes.world_size, "dtype": str(dtype)},
             },
