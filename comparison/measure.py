@@ -1,27 +1,29 @@
 """What a comparison needs of a finished run beside its metrics: losses by validation document, and the learned shapes."""
 
+import copy
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from activations import Activation
+from activations import Activation, telemetry
 from comparison.record import MEASURED, Record, read
 from config.schema import Config
-from data import shards, tokenizer
+from data import shards
 from data.batches import EvaluationWindows
-from model import GPT
+from model import GPT, MLP
 from runtime import checkpoint
+from runtime import log as metrics
+from runtime.dataset import byte_lengths
 from runtime.evaluate import target_nats
 from runtime.files import write_json
 from runtime.hardware import pick_device, pick_dtype
 
 log = logging.getLogger("compare")
 
+_STEPS_BETWEEN = 3  # shapes between the first step and the last
 _POINTS = 61  # of a shape
 _REACH = 3.5  # a shape is drawn up to so many standard deviations of the inputs
 
@@ -32,17 +34,8 @@ def measure(folder: Path) -> None:
     """Write measured.json into the folder of a finished run: `documents` and `shapes` of a `Record`. Raises ValueError."""
     model, config = checkpoint.load_model(folder, "last")
     documents = by_document(model, config, Path(config.data_dir))
-    with _input_stds(model) as stds:
-        by_document(model, config, Path(config.data_dir), max_targets=config.block_size * config.micro_batch_size)
-    models = {"0": GPT(config.gpt(config.vocab_size), config.seed)}
-    models |= {str(int(path.name[5:])): checkpoint.load_model(path)[0] for path in checkpoint.checkpoints(folder)}
-    shapes: dict[str, Table] = {}
-    for layer, std in stds.items():
-        x = np.linspace(-_REACH * std, _REACH * std, _POINTS)
-        curves = {step: _shape(_activations(one)[layer], x) for step, one in models.items()}
-        shapes[layer] = {"x": x.tolist()} | curves if any(True for _ in _activations(model)[layer].parameters()) else {}
     write_json(
-        folder / MEASURED, {"documents": documents, "shapes": {layer: table for layer, table in shapes.items() if table}}
+        folder / MEASURED, {"documents": documents, "shapes": shapes(model, config, metrics.read(folder / "metrics.jsonl"))}
     )
 
 
@@ -76,7 +69,9 @@ def by_document(model: GPT, config: Config, data_dir: Path, max_targets: int = 0
     windows = EvaluationWindows(tokens, config.block_size, max_targets or (config.eval_tokens if own else 0))
     starts = np.array(meta.val_document_offsets if meta else range(1, windows.num_targets + 1, config.block_size))
     device = pick_device(config.device, 0)
-    lengths = tokenizer.load(config.tokenizer).byte_lengths()
+    lengths = byte_lengths(config.tokenizer)
+    if lengths is None:
+        lengths = np.zeros(config.vocab_size, np.int64)
     sums = np.zeros((3, len(starts)))
     position = 1  # of the next target in the stream: its first token is never one
     model.to(device)
@@ -93,32 +88,35 @@ def by_document(model: GPT, config: Config, data_dir: Path, max_targets: int = 0
     return {name: row.tolist() for name, row in zip(("nats", "targets", "bytes"), sums, strict=True)}
 
 
-def _activations(model: GPT) -> dict[str, Activation]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, Activation)}
+def shapes(model: GPT, config: Config, rows: list[dict[str, Any]]) -> dict[str, Table]:
+    """Layer -> columns x and F(x) at step 0, at some telemetry `rows` and at the last step, for every learnable activation.
+
+    x reaches as far as the trained model's inputs. Where channels differ F is their mean, and telemetry, which has means of
+    coefficients, tells nothing of it.
+    """
+    first = MLP(config.gpt(config.vocab_size)).act.cpu()
+    learned = {name: module.cpu() for name, module in model.named_modules() if isinstance(module, Activation)}
+    learned = {name: module for name, module in learned.items() if any(True for _ in module.parameters())}
+    if not learned:
+        return {}
+    windows = EvaluationWindows(shards.open_split(config.data_dir, "val"), config.block_size)
+    inputs, _ = windows.read(np.arange(min(len(windows), config.micro_batch_size)))
+    stds = telemetry.input_stds(model.cpu(), torch.from_numpy(inputs))
+    tables: dict[str, Table] = {}
+    for name, module in learned.items():
+        x = torch.linspace(-_REACH * stds[name], _REACH * stds[name], _POINTS, dtype=torch.float64)
+        tables[name] = {"x": x.tolist(), "0": _curve(first, x)}
+        seen = [row for row in rows if row["step"] < config.max_steps and f"{name}.second_moment" in row]
+        if all(value.dim() == 1 for value in module.values().values()):
+            then = copy.deepcopy(first)
+            for row in seen[:: max(1, len(seen) // _STEPS_BETWEEN)][:_STEPS_BETWEEN]:
+                for key, value in then.values().items():
+                    getattr(then, key).data.copy_(torch.tensor([row[f"{name}.{key}.{i}"] for i in range(len(value))]))
+                tables[name][str(row["step"])] = _curve(then, x)
+        tables[name][str(config.max_steps)] = _curve(module, x)
+    return tables
 
 
-@contextmanager
-def _input_stds(model: GPT) -> Iterator[dict[str, float]]:
-    """Layer -> standard deviation of what its activation was fed last while the context was entered."""
-    stds: dict[str, float] = {}
-
-    def note(name: str) -> torch.utils.hooks.RemovableHandle:
-        def hook(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            stds[name] = float(inputs[0].float().std())
-
-        return _activations(model)[name].register_forward_pre_hook(hook)
-
-    handles = [note(name) for name in _activations(model)]
-    try:
-        yield stds
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@torch.no_grad()
-def _shape(activation: Activation, x: np.ndarray) -> list[float]:
-    """F(x), the mean over channels where each has its own."""
-    inputs = torch.from_numpy(x)[:, None].expand(-1, activation.channels)
-    mean: list[float] = activation.cpu().reference(inputs).mean(1).tolist()
+def _curve(activation: Activation, x: torch.Tensor) -> list[float]:
+    mean: list[float] = activation.reference(x[:, None].expand(-1, activation.channels)).mean(1).detach().tolist()
     return mean

@@ -47,7 +47,7 @@ class Record:
     documents: dict[str, list[float]] = field(default_factory=dict)
     """Columns nats, targets, bytes of each validation document at the last step; empty where not measured."""
     gains: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    """Layer -> columns step, second_moment (E[F^2] / s^2), slope (E[F'^2]), measured on training inputs."""
+    """Layer -> columns step, second_moment (E[F^2] / E[x^2]), slope (E[F'^2]), measured on training inputs."""
     shapes: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """Layer -> column x, and one column of values for each step, named by it."""
 
@@ -166,7 +166,18 @@ def _thinned(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def _gains(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    return {}
+    """From telemetry's keys, <layer>.second_moment and so on."""
+    ending = ".second_moment"
+    rows = [row for row in rows if any(key.endswith(ending) for key in row)]
+    layers = [key.removesuffix(ending) for key in (rows[0] if rows else {}) if key.endswith(ending)]
+    tables = {}
+    for layer in layers:
+        needed = [f"{layer}.{what}" for what in ("second_moment", "slope_moment", "input_std", "input_mean")]
+        whole = [row for row in rows if None not in (row.get(key) for key in needed)]
+        second = [row[f"{layer}{ending}"] / (row[f"{layer}.input_std"] ** 2 + row[f"{layer}.input_mean"] ** 2) for row in whole]
+        slopes = [row[f"{layer}.slope_moment"] for row in whole]
+        tables[layer] = {"step": [row["step"] for row in whole], "second_moment": second, "slope": slopes}
+    return tables
 
 
 def _median(values: Iterable[float | None]) -> float | None:
