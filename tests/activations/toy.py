@@ -26,7 +26,7 @@ class Toy(Learnable):
         z, c = wide / self.input_std, self.weights.to(wide.dtype)
         y = c[..., 0] + c[..., 1] * z
         for k in range(2, c.shape[-1]):
-            y = y + c[..., k] * torch.cos(k * z / 4)
+            y = y + c[..., k] * torch.cos((k * z / 4).clamp(-1e30, 1e30))
         return (self.input_std * y).to(x.dtype)
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
