@@ -124,12 +124,14 @@ class Learnable(Activation):
         if init not in ("unit", "fit-gelu"):
             self.input_std.fill_(1.0)  # the published initialisations know nothing of the inputs' law
             self.fitted_range.fill_(3.0)
-        s = float(self.input_std)
-        values = self.fitted(Target.sample(gelu, Weight("normal", s), s)) if init == "fit-gelu" else self.initial(init)
+        with torch.device("cpu"):  # whatever the caller's default device, meta included
+            is_fit, law = init == "fit-gelu", Weight("normal", input_std)
+            values = self.fitted(Target.sample(gelu, law, unit=input_std)) if is_fit else self.initial(init)
+            constants = self.constants()
         for name, value in values.items():
             self._store(name, self._by_row(value))
-        for name, constant in self.constants().items():
-            self.register_buffer(name, constant.float(), persistent=False)
+        for name, constant in constants.items():
+            self.register_buffer(name, constant.to(self.input_std), persistent=False)
 
     def initial(self, init: str) -> Values:
         """The starting values in float64, (k,) or (rows, k)."""
@@ -173,7 +175,7 @@ class Learnable(Activation):
         return value.expand(self.rows(), -1) if self.rows() > 1 and value.dim() == 1 else value
 
     def _store(self, name: str, value: Tensor) -> None:
-        value = value.to(torch.float32).contiguous().clone()
+        value = value.to(self.input_std).contiguous().clone()
         if self.is_trained(name):
             self.register_parameter(name, nn.Parameter(value))
         else:

@@ -15,7 +15,7 @@ from torch import Tensor
 from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
 from activations.kernels.polynomial import polynomial
-from activations.moments import Moments
+from activations.moments import Moments, differentiate
 from activations.target import Target, Weight, gelu
 
 SLOPE = 1.702  # sigmoid(1.702 x) is the logistic that is closest to the normal distribution function
@@ -85,10 +85,9 @@ class TPGU(Learnable):
         """Linear least squares for a at b = 0.25, in value and derivative."""
         n = self.choices["degree"]
         b = torch.full((1,), START, dtype=torch.float64)
-        z = target.z[:, None].requires_grad_()
-        columns = [self.evaluate({"coefficients": unit, "expansion_point": b}, z) for unit in torch.eye(n + 1).double()]
-        slopes = [torch.autograd.grad(column.sum(), z)[0] for column in columns]
-        a = solve.linear(target, torch.cat(columns, dim=1).detach(), torch.cat(slopes, dim=1))
+        units = {"coefficients": torch.eye(n + 1, dtype=torch.float64), "expansion_point": b}
+        basis, slopes = differentiate(lambda z: self.evaluate(units, z), target.z[:, None].expand(-1, n + 1))
+        a = solve.linear(target, basis, slopes)
         return {"coefficients": a, "expansion_point": b}
 
     def moments(self, values: Values, std: float) -> Moments:

@@ -166,7 +166,8 @@ def test_precision_of_parameters(one: str) -> None:
 
 
 @pytest.mark.parametrize("one", [one for name in LEARNABLE for one in degrees(name)])
-def test_initial_gain_is_exact(one: str, std: float = 0.25) -> None:
+def test_initial_gain_is_exact(one: str) -> None:
+    std = 0.25
     module = activations.build(one, CHANNELS, input_std=std)
     assert isinstance(module, Learnable)
     second, slope = activations.gains(module)
@@ -279,6 +280,21 @@ def test_building_is_deterministic_and_draws_nothing(name: str, init: str) -> No
     assert torch.equal(torch.get_rng_state(), state)
     first, second = (module.state_dict() for module in modules)
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", LEARNABLE)
+@pytest.mark.parametrize("init", ["unit", "fit-gelu"])
+def test_builds_without_gradients_and_on_any_device(name: str, init: str) -> None:
+    expected = activations.build(f"{name}:init={init}", CHANNELS)
+    with torch.no_grad():
+        values = activations.build(f"{name}:init={init}", CHANNELS).values()
+    assert all(torch.equal(value, values[key]) for key, value in expected.values().items())
+    with torch.device("meta"):
+        module = activations.build(f"{name}:init={init}", CHANNELS)
+    assert all(t.is_meta for t in (*module.parameters(), *module.buffers()))
+    module.to_empty(device="cpu").load_state_dict(expected.state_dict())
+    x = inputs(4, CHANNELS)
+    assert torch.equal(module(x), expected(x))
 
 
 @pytest.mark.parametrize("name", LEARNABLE)
