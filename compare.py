@@ -28,6 +28,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from activations import plot
 from comparison import launch, measure, report, results, runner, slurm
 from comparison.document import Table, markdown
 from comparison.options import Options, read_options
@@ -151,8 +152,14 @@ def shapes(argv: list[str]) -> int:
     """`shapes RUN`: draw what the activations have become."""
     options, runs = read_options(argv[1:], {"checkpoint": 1})
     if len(runs) != 1:
-        raise ValueError("shapes of one run; type compare.py shapes RUN")
-    raise ValueError("not wired")
+        raise ValueError("shapes of which run? type compare.py shapes RUN")
+    model, config = checkpoint.load_model(runs[0], options.word("checkpoint") or "best")
+    has_data = Path(config.data_dir).is_dir()
+    path = Path(runs[0]) / "shapes.png"
+    plot.shapes(model, path, measure.sample_inputs(model, config) if has_data else None)
+    shaded = f"its inputs in {config.data_dir}" if has_data else f"the law its init assumed ({config.data_dir} is not there)"
+    print(f"{path}: one panel a layer, shaded by {shaded}")
+    return 0
 
 
 COMMANDS: Mapping[str, Callable[[list[str]], int]] = {"report": write_report, "eval": evaluate, "shapes": shapes}

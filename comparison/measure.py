@@ -2,13 +2,15 @@
 
 import copy
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from activations import Activation, telemetry
+from activations import Activation
 from comparison.record import MEASURED, Record, read
 from config.schema import Config
 from data import shards
@@ -99,9 +101,7 @@ def shapes(model: GPT, config: Config, rows: list[dict[str, Any]]) -> dict[str, 
     learned = {name: module for name, module in learned.items() if any(True for _ in module.parameters())}
     if not learned:
         return {}
-    windows = EvaluationWindows(shards.open_split(config.data_dir, "val"), config.block_size)
-    inputs, _ = windows.read(np.arange(min(len(windows), config.micro_batch_size)))
-    stds = telemetry.input_stds(model.cpu(), torch.from_numpy(inputs))
+    stds = {name: float(sample.std()) for name, sample in sample_inputs(model, config).items()}
     tables: dict[str, Table] = {}
     for name, module in learned.items():
         x = torch.linspace(-_REACH * stds[name], _REACH * stds[name], _POINTS, dtype=torch.float64)
@@ -117,6 +117,24 @@ def shapes(model: GPT, config: Config, rows: list[dict[str, Any]]) -> dict[str, 
     return tables
 
 
-def _curve(activation: Activation, x: torch.Tensor) -> list[float]:
+@torch.no_grad()
+def sample_inputs(model: GPT, config: Config) -> dict[str, Tensor]:
+    """Layer -> what its activation is fed on the first micro-batch of validation windows, on the CPU."""
+    windows = EvaluationWindows(shards.open_split(config.data_dir, "val"), config.block_size)
+    tokens, _ = windows.read(np.arange(min(len(windows), config.micro_batch_size)))
+    found: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
+        return lambda module, inputs: found.update({name: inputs[0].float()})
+
+    watched = [(name, module) for name, module in model.cpu().named_modules() if isinstance(module, Activation)]
+    handles = [module.register_forward_pre_hook(note(name)) for name, module in watched]
+    model(torch.from_numpy(tokens))
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def _curve(activation: Activation, x: Tensor) -> list[float]:
     mean: list[float] = activation.reference(x[:, None].expand(-1, activation.channels)).mean(1).detach().tolist()
     return mean
