@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         print(__doc__, file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     try:
+        if argv[0] not in COMMANDS and not argv[0].endswith(".py"):
+            raise ValueError(f"{argv[0]!r} is neither a preset, such as config/tiny.py, nor {', '.join(COMMANDS)}")
         return COMMANDS.get(argv[0], compare)(argv)
     except ValueError as error:
         print(f"compare.py: {error}", file=sys.stderr)
@@ -59,6 +61,7 @@ def compare(argv: list[str]) -> int:
     """`CONFIG.py --activations ...`: train, measure, report."""
     options, rest = read_options(argv[1:], SWEEP_OPTIONS, more=True)
     sweep = plan_sweep(Path(argv[0]), options, rest, shlex.join(["python", "compare.py", *argv]))
+    check_writable(sweep.out_dir)
     logs = sweep.out_dir / "logs"
     jobs = options.number("jobs", 1)
     if launch.join_torchrun() > 0:
@@ -122,6 +125,7 @@ def write_report(argv: list[str]) -> int:
         raise ValueError("report of what? type compare.py report DIR...")
     found = results.gather([Path(folder) for folder in folders])
     out_dir = Path(options.word("out_dir") or (folders[0] if len(folders) == 1 else "runs/report"))
+    check_writable(out_dir)
     varied = tuple(dict.fromkeys([*found.settings.varied, *options.words("vary")]))
     rates = (
         tuple(sorted({record.config["learning_rate"] for record in found.records})) if "lr" in options else found.settings.rates
@@ -160,6 +164,16 @@ def shapes(argv: list[str]) -> int:
     shaded = f"its inputs in {config.data_dir}" if has_data else f"the law its init assumed ({config.data_dir} is not there)"
     print(f"{path}: one panel a layer, shaded by {shaded}")
     return 0
+
+
+def check_writable(out_dir: Path) -> None:
+    """Make the folder. Raises ValueError where that cannot be, before hours of training show it."""
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out_dir {str(out_dir)!r} cannot be made ({error.strerror}); give another --out_dir") from None
+    if not os.access(out_dir, os.W_OK):
+        raise ValueError(f"out_dir {str(out_dir)!r} cannot be written to; give another --out_dir")
 
 
 COMMANDS: Mapping[str, Callable[[list[str]], int]] = {"report": write_report, "eval": evaluate, "shapes": shapes}

@@ -153,9 +153,9 @@ def from_json(values: Any, where: str) -> Record:
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """The inverse of `from_json`, numbers rounded to seven digits: float32 losses carry no more."""
-    rounded: dict[str, Any] = _rounded(asdict(record))
-    return rounded
+    """The inverse of `from_json`. Measured numbers keep seven digits, as float32 losses do; the configuration is exact."""
+    values = asdict(record)
+    return {name: value if name == "config" else _rounded(value) for name, value in values.items()}
 
 
 def _thinned(rows: list[dict[str, Any]]) -> dict[str, list[float]]:

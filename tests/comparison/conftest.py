@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from config.schema import Config
 from config.tiny import config as tiny
 
 Maker = Callable[..., Path]
@@ -22,27 +23,35 @@ def make_run(tmp_path: Path) -> Maker:
         activation: str, seed: int, loss: float, measured: bool = True, run: dict[str, Any] | None = None, **fields: Any
     ) -> Path:
         name = "-".join([activation.replace(":", "-"), *(f"{k}={v}" for k, v in fields.items()), f"seed={seed}"])
-        folder = tmp_path / "runs" / name
-        folder.mkdir(parents=True)
-        config = replace(
-            tiny, activation=activation, seed=seed, out_dir=str(folder), vocab_size=257, tokenizer="bytes", **fields
-        )
-        (folder / "config.json").write_text(json.dumps(asdict(config)))
-        facts = {"init_hash": f"init{seed}", "parameters": 1000, "activation_parameters": 16, "peak_memory_bytes": 2**28}
-        facts |= {
-            "data": {"corpus_sha256": "c0"},
-            "commit": "abc",
-            "dirty": False,
-            "command": ["train.py"],
-            "hardware": {"device": "cpu"},
-        }
-        (folder / "run.json").write_text(json.dumps(facts | (run or {})))
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in _rows(config.max_steps, seed, loss)))
-        if measured:
-            (folder / "measured.json").write_text(json.dumps(_measured(activation, seed, loss)))
-        return folder
+        config = replace(tiny, activation=activation, seed=seed, out_dir=str(tmp_path / "runs" / name), **fields)
+        return _write(config, loss, measured, run or {})
 
     return make
+
+
+@pytest.fixture
+def finish_run() -> Maker:
+    """finish_run(config, loss) -> the folder of that run, finished with that validation loss."""
+    return lambda config, loss: _write(config, loss, measured=True, run={})
+
+
+def _write(config: Config, loss: float, measured: bool, run: dict[str, Any]) -> Path:
+    folder = Path(config.out_dir)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(asdict(replace(config, vocab_size=257, tokenizer="bytes"))))
+    facts = {"init_hash": f"init{config.seed}", "parameters": 1000, "activation_parameters": 16, "peak_memory_bytes": 2**28}
+    facts |= {
+        "data": {"corpus_sha256": "c0"},
+        "commit": "abc",
+        "dirty": False,
+        "command": ["train.py"],
+        "hardware": {"device": "cpu"},
+    }
+    (folder / "run.json").write_text(json.dumps(facts | run))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in _rows(config.max_steps, config.seed, loss)))
+    if measured:
+        (folder / "measured.json").write_text(json.dumps(_measured(config.activation, config.seed, loss)))
+    return folder
 
 
 def _rows(max_steps: int, seed: int, loss: float) -> list[dict[str, Any]]:
@@ -84,5 +93,5 @@ def _measured(activation: str, seed: int, loss: float) -> dict[str, Any]:
     }
     return {
         "documents": {"nats": nats.tolist(), "targets": targets.tolist(), "bytes": targets.tolist()},
-        "shapes": {} if activation == "gelu" else shapes,
+        "shapes": {} if activation.startswith("gelu") else shapes,
     }

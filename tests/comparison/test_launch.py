@@ -1,0 +1,109 @@
+"""Jobs are real processes: side by side, each with its share, told to stop when we are."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from comparison import launch
+from comparison.sweep import Job, plan
+
+TINY = Path(__file__).parents[2] / "config" / "tiny.py"
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> list[Job]:
+    sweep = plan(TINY, ["gelu", "relu", "silu"], 1, {}, tmp_path / "out")
+    return sweep.jobs(sweep.seeds, ())
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Python code to run in place of comparison.job; it sees the job's arguments."""
+    path = tmp_path / "script.py"
+    starter = tmp_path / "starter"
+    starter.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -u {path} "$@"\n')
+    starter.chmod(0o755)
+    monkeypatch.setattr(launch.sys, "executable", str(starter))
+    return path
+
+
+def test_each_job_is_reported_with_its_exit_code_and_last_line(tmp_path: Path, jobs: list[Job], script: Path) -> None:
+    script.write_text("import sys; word = sys.argv[3]; print('trained', word); print(); sys.exit(len(word.split(':')[0]))")
+    seen: dict[str, tuple[int, str]] = {}
+    launch.side_by_side(2, tmp_path / "logs")(
+        jobs, lambda job, code, said: seen.update({job.name: (code, said)}), lambda running: None
+    )
+    assert seen == {
+        "gelu-seed=1337": (4, "trained gelu:exact=false"),
+        "relu-seed=1337": (4, "trained relu"),
+        "silu-seed=1337": (4, "trained silu"),
+    }
+
+
+def test_no_more_than_the_slots_run_at_once(tmp_path: Path, jobs: list[Job], script: Path) -> None:
+    script.write_text("import time; time.sleep(0.5)")
+    most = 0
+
+    def tick(running: object) -> None:
+        nonlocal most
+        most = max(most, len(list(running)))  # type: ignore[call-overload]
+
+    launch.side_by_side(2, tmp_path / "logs")(jobs, lambda *what: None, tick)
+    assert most == 2
+
+
+def test_each_slot_gets_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launch.share(0, 1) == {}
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert launch.share(1, 3) == {"OMP_NUM_THREADS": "2"}
+    assert launch.share(0, 100) == {"OMP_NUM_THREADS": "1"}
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [launch.share(slot, 3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert launch.share(1, 2) == {"CUDA_VISIBLE_DEVICES": "7"}
+
+
+def test_a_stop_signal_is_passed_on_and_waited_for(tmp_path: Path, jobs: list[Job], script: Path) -> None:
+    script.write_text(
+        "import pathlib, signal, sys, time\n"
+        "def stop(*_): time.sleep(0.3); pathlib.Path(__file__).with_name('saved').touch(); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, stop); pathlib.Path(__file__).with_name('ready').touch(); time.sleep(60)\n"
+    )
+
+    def interrupt() -> None:
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(launch.SweepInterruptedError) as stopped:
+        launch.side_by_side(1, tmp_path / "logs")(jobs[:1], lambda *what: None, lambda running: None)
+    assert stopped.value.exit_code == 143
+    assert (tmp_path / "saved").exists()
+
+
+def test_an_exception_of_done_stops_the_others(tmp_path: Path, jobs: list[Job], script: Path) -> None:
+    script.write_text("import sys, time; time.sleep(0 if sys.argv[3].startswith('gelu') else 60)")
+
+    def done(job: Job, code: int, said: str) -> None:
+        raise ValueError(job.name)
+
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="gelu"):
+        launch.side_by_side(2, tmp_path / "logs")(jobs, done, lambda running: None)
+    assert time.monotonic() - started < 50
+
+
+def test_without_torchrun_there_is_one_rank_and_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert launch.join_torchrun() == 0
+    launch.dismiss()
+    assert not launch.dist.is_initialized()
