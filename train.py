@@ -44,12 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         if distributed.is_main():
             print(f"train.py: {error}", file=sys.stderr)
-        distributed.leave()
         return 2
-    try:
+    with run.resources:
         return train(run)
-    finally:
-        distributed.leave()
 
 
 def train(run: Run) -> int:

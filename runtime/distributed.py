@@ -51,6 +51,7 @@ def join(device: str, backend: Literal["auto", "nccl", "gloo"], timeout_s: float
     that is not there. `leave` is the other end.
     """
     world_size, rank, local_rank = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
+    pick_device(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)  # too few devices is an error on rank 0 as well
     mine = pick_device(device, local_rank)
     if mine.type == "cuda":
         torch.cuda.set_device(mine)

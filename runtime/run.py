@@ -3,6 +3,7 @@
 `set_up` is where bad input shows: it raises ValueError (one line) before anything is written or trained.
 """
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from config.schema import Config
 from data.batches import Batch, Batches
+from data.lock import locked
 from model import GPT
 from runtime import checkpoint, distributed, log, optim
 from runtime.dataset import Dataset, open_dataset
@@ -26,6 +28,8 @@ from runtime.files import write_json
 from runtime.hardware import autocast, describe, pick_dtype, why_not_compile
 
 logger = logging.getLogger("train")
+
+LOCK = ".lock"
 
 
 class NonFiniteError(Exception):
@@ -77,6 +81,7 @@ class Run:
     dataset: Dataset
     batches: Batches
     progress: Progress = field(default_factory=Progress)
+    resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
     def out_dir(self) -> Path:
@@ -137,100 +142,81 @@ class Run:
 
 
 def set_up(config: Config) -> Run:
-    """Join the processes, open the data, make or load the model. Raises ValueError for anything wrong with the input."""
-    processes = distributed.join(config.device, config.backend, config.timeout_s)
-    torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products on the GPUs that have it
-    if config.deterministic:
-        torch.use_deterministic_algorithms(True, warn_only=True)
+    """Join the processes, open the data, make or load the model. Raises ValueError for anything wrong with the input.
+
+    Everything on disk is left as it was until all of that has gone well. `run.resources` closes what the run holds.
+    """
+    with contextlib.ExitStack() as resources:
+        processes = distributed.join(config.device, config.backend, config.timeout_s)
+        resources.callback(distributed.leave)
+        check_batch(config, processes)
+        dataset = open_dataset(config, check_tokens=processes.is_main)
+        resolved: dict[str, Any] = {"tokenizer": dataset.tokenizer, "vocab_size": dataset.vocab_size}
+        config = replace(config, **resolved)
+        batches = Batches(dataset.train, config.block_size, config.global_batch_size, config.seed)
+        gpt = initial_model(config)
+        hashes = {"init_hash": weights_hash(gpt, False), "activation_init_hash": weights_hash(gpt, True)}
+        folder = resume_from(config, processes, resources)
+        if folder:
+            changed = checkpoint.check_resumable(config, checkpoint.read_config(folder), folder)
+            checkpoint.load_weights(gpt, folder)
+            logger.info("resuming %s%s", folder, "".join(f"; {n}: {was!r} -> {now!r}" for n, (was, now) in changed.items()))
+        gpt.to(processes.device)
+        torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products on the GPUs that have it
+        torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+        dtype = pick_dtype(config.dtype, processes.device)
+        compiled = compile_model(gpt, config, processes)
+        run = Run(
+            config=config,
+            processes=processes,
+            dtype=dtype,
+            gpt=gpt,
+            compiled=compiled,
+            model=exchange_gradients(compiled, processes),
+            optimizer=optim.adamw(gpt, config, processes.device),
+            scaler=torch.amp.GradScaler(processes.device.type, enabled=dtype == torch.float16),
+            dataset=dataset,
+            batches=batches,
+        )
+        if folder:
+            restore(run, folder)
+        if processes.is_main:
+            write_json(run.out_dir / "config.json", asdict(config))
+            log.record_launch(run.out_dir, run.progress.step, facts(run) | hashes)
+        processes.barrier()
+        run.resources = resources.pop_all()
+    return run
+
+
+def check_batch(config: Config, processes: Processes) -> None:
+    """Raises ValueError where the global batch cannot be shared out evenly."""
     per_pass = processes.world_size * config.micro_batch_size
     if config.global_batch_size % per_pass:
-        nearest = -(-config.global_batch_size // per_pass) * per_pass
+        nearest = math.ceil(config.global_batch_size / per_pass) * per_pass
         raise ValueError(
             f"global_batch_size={config.global_batch_size} is not a multiple of {processes.world_size} processes * "
             f"micro_batch_size={config.micro_batch_size}; type --global_batch_size {nearest}"
         )
-    folder = resume_from(config, processes)
-    dataset = open_dataset(config, check_tokens=processes.is_main)
-    batches = Batches(dataset.train, config.block_size, config.global_batch_size, config.seed)
-    resolved: dict[str, Any] = {"tokenizer": dataset.tokenizer, "vocab_size": dataset.vocab_size}
-    config = replace(config, **resolved)
-    dtype = pick_dtype(config.dtype, processes.device)
-    gpt = initial_model(config)
-    init_hash, activation_init_hash = weights_hash(gpt, activation=False), weights_hash(gpt, activation=True)
-    if folder:
-        changed = checkpoint.check_resumable(config, checkpoint.read_config(folder), folder)
-        checkpoint.load_weights(gpt, folder)
-    gpt.to(processes.device)
-    compiled: nn.Module = gpt
-    if config.compile:
-        if reason := why_not_compile(processes.device):
-            logger.info("not compiling: %s", reason)
-        else:
-            compiled = torch.compile(gpt, dynamic=False)  # type: ignore[assignment]
-    model = compiled
-    if processes.world_size > 1:
-        model = DistributedDataParallel(
-            compiled,
-            device_ids=[processes.device.index] if processes.device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-        )
-    run = Run(
-        config=config,
-        processes=processes,
-        dtype=dtype,
-        gpt=gpt,
-        compiled=compiled,
-        model=model,
-        optimizer=optim.adamw(gpt, config, processes.device),
-        scaler=torch.amp.GradScaler(processes.device.type, enabled=dtype == torch.float16),
-        dataset=dataset,
-        batches=batches,
-    )
-    if folder:
-        restore(run, folder)
-        logger.info("resuming %s%s", folder, "".join(f"; {n}: {was!r} -> {now!r}" for n, (was, now) in changed.items()))
-    if processes.is_main:
-        run.out_dir.mkdir(parents=True, exist_ok=True)
-        write_json(run.out_dir / "config.json", asdict(config))
-        log.record_launch(
-            run.out_dir,
-            run.progress.step,
-            {
-                "config_hash": log.config_hash(config),
-                "init_hash": init_hash,
-                "activation_init_hash": activation_init_hash,
-                "parameters": gpt.num_parameters(),
-                "activation_parameters": sum(p.numel() for n, p in gpt.named_parameters() if ".act." in n),
-                "flops_per_token": gpt.flops_per_token(),
-                "data": {
-                    "corpus_sha256": dataset.corpus,
-                    "fingerprint": dataset.fingerprint,
-                    "train_tokens": len(dataset.train),
-                    "val_fingerprint": dataset.validation.tokens.fingerprint(),
-                    "val_targets": dataset.validation.num_targets,
-                },
-                "hardware": describe(processes.device) | {"processes": processes.world_size, "dtype": str(dtype)},
-            },
-        )
-    processes.barrier()
-    return run
 
 
-def resume_from(config: Config, processes: Processes) -> Path | None:
-    """The checkpoint to go on from, or None for a new run, as `resume` says. Raises ValueError where it says otherwise."""
+def resume_from(config: Config, processes: Processes, resources: contextlib.ExitStack) -> Path | None:
+    """Take `out_dir` for this run alone; the checkpoint to go on from, or None for a new run.
+
+    Raises ValueError where another run has the folder, or where `resume` does not allow what is there.
+    """
     out_dir = Path(config.out_dir)
     if out_dir.exists() and not out_dir.is_dir():
         raise ValueError(f"out_dir {config.out_dir!r} is a file; give a folder")
-    if processes.is_main and out_dir.is_dir():
+    if config.resume == "never" and out_dir.is_dir() and any(path.name != LOCK for path in out_dir.iterdir()):
+        raise ValueError(f"out_dir {config.out_dir!r} is not empty and resume is never; give another or --resume auto")
+    if config.resume == "must" and not checkpoint.checkpoints(out_dir):
+        raise ValueError(f"out_dir {config.out_dir!r} holds no checkpoint and resume is must; give a run's or --resume auto")
+    if processes.is_main:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        resources.enter_context(locked(out_dir, LOCK))
         checkpoint.sweep(out_dir)
     processes.barrier()
     newest = checkpoint.checkpoints(out_dir)[-1:]
-    if config.resume == "never" and out_dir.is_dir() and any(out_dir.iterdir()):
-        raise ValueError(f"out_dir {config.out_dir!r} is not empty and resume is never; give another out_dir or --resume auto")
-    if config.resume == "must" and not newest:
-        raise ValueError(
-            f"out_dir {config.out_dir!r} holds no checkpoint and resume is must; give the run's folder or --resume auto"
-        )
     return newest[0] if newest else None
 
 
@@ -256,6 +242,44 @@ def initial_model(config: Config) -> GPT:
         }
     gpt.load_gpt2_state_dict(weights, config.init_from)
     return gpt
+
+
+def compile_model(gpt: GPT, config: Config, processes: Processes) -> nn.Module:
+    """The model compiled, or, where that cannot be or is not wanted, itself."""
+    if not config.compile:
+        return gpt
+    if reason := why_not_compile(processes.device):
+        logger.info("not compiling: %s", reason)
+        return gpt
+    compiled: nn.Module = torch.compile(gpt, dynamic=False)  # type: ignore[assignment]
+    return compiled
+
+
+def exchange_gradients(model: nn.Module, processes: Processes) -> nn.Module:
+    """The model with its gradients averaged over the processes, where there are several."""
+    if processes.world_size == 1:
+        return model
+    devices = [processes.device.index] if processes.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What run.json says of a run beside its launch."""
+    gpt, data = run.gpt, run.dataset
+    return {
+        "config_hash": log.config_hash(run.config),
+        "parameters": gpt.num_parameters(),
+        "activation_parameters": sum(p.numel() for n, p in gpt.named_parameters() if ".act." in n),
+        "flops_per_token": gpt.flops_per_token(),
+        "data": {
+            "corpus_sha256": data.corpus,
+            "fingerprint": data.fingerprint,
+            "train_tokens": len(data.train),
+            "val_fingerprint": data.validation.tokens.fingerprint(),
+            "val_targets": data.validation.num_targets,
+        },
+        "hardware": describe(run.processes.device) | {"processes": run.processes.world_size, "dtype": str(run.dtype)},
+    }
 
 
 def restore(run: Run, folder: Path) -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from runtime import distributed
-from tests.runs import free_port
 
 
 def test_one_process_needs_no_group() -> None:
@@ -38,6 +37,8 @@ def _work(rank: int, port: int, results: str) -> None:
 
 
 def test_sums_are_exact_over_three_processes(tmp_path: Path) -> None:
+    from tests.runs import free_port  # not at the top: each spawned process would import the whole trainer
+
     results = tmp_path / "results"
     torch.multiprocessing.spawn(_work, (free_port(), str(results)), nprocs=3)
     floats, integers = json.loads(results.read_text())

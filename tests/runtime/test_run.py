@@ -137,3 +137,17 @@ def test_telemetry_rows_name_each_layer(small: Config) -> None:
     row = next(row for row in rows(config) if row["step"] == 6 and "train_loss" in row)
     assert row["transformer.h.1.mlp.act.second_moment"] > 0
     assert "transformer.h.0.mlp.act.coefficients.3" in row
+
+
+def test_a_second_run_into_the_same_folder_is_refused(small: Config) -> None:
+    first = set_up(small)
+    with pytest.raises(ValueError, match=r"is in use by process \d+ on .* since"):
+        set_up(small)
+    first.resources.close()
+    set_up(small).resources.close()
+
+
+def test_bad_input_leaves_no_folder(small: Config) -> None:
+    with pytest.raises(ValueError, match="fewer than global_batch_size"):
+        set_up(dataclasses.replace(small, global_batch_size=1200))
+    assert not Path(small.out_dir).exists()
