@@ -38,7 +38,7 @@ def shapes(model: nn.Module, path: Path, inputs: Mapping[str, Tensor] | None = N
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for index, (axis, (name, module)) in enumerate(zip(axes, panels, strict=False)):
         _panel(axis, module, (inputs or {}).get(name))
-        axis.set_title(_title(name, index), fontsize=9)
+        axis.set_title(f"layer {index + 1}", fontsize=9)
         if index + columns >= len(panels):
             axis.set_xlabel("x, input of the activation")
         if index % columns == 0:
@@ -102,8 +102,3 @@ def _on_cpu(module: Activation) -> Activation:
 def _start(module: Activation) -> Activation:
     """Where it started: spec and input_std determine it."""
     return registry.build(module.spec, module.channels, float(module.input_std))
-
-
-def _title(name: str, index: int) -> str:
-    layer = next((part for part in name.split(".") if part.isdigit()), str(index))
-    return f"layer {int(layer) + 1}"

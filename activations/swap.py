@@ -41,9 +41,8 @@ def swap(
 def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
     """Every (full name, parent, attribute) that holds a module, shared modules at each of their places."""
     for prefix, parent in model.named_modules():
-        for key, child in parent.named_children():
-            if child is not parent:
-                yield f"{prefix}.{key}" if prefix else key, parent, key
+        for key in parent._modules:  # named_children would list a shared module once
+            yield f"{prefix}.{key}" if prefix else key, parent, key
 
 
 def _replacement(model: nn.Module, name: str, spec: str, input_std: float | Mapping[str, float] | None) -> Activation:
@@ -71,9 +70,9 @@ def _is_per_channel(spec: str) -> bool:
 def _channels(model: nn.Module, name: str) -> tuple[int, nn.Module | None]:
     """Size of the last dimension that module `name` gets, and the layer that tells it; 0 where none does.
 
-    Looked for in the smallest enclosing module that has linear layers. Between two of them the one before counts. Registered
-    after all of them (transformers' GPT2MLP) or before, it is the width that the last one takes in; after a single one, the
-    width that this one gives out.
+    Looked for in the smallest enclosing module that has linear layers: the output of the one before, where there is one after
+    as well, or no other, or the module is a Sequential. Registered after all of them (transformers' GPT2MLP), or before, it is
+    what the last one takes in.
     """
     parts = name.split(".")
     for depth in range(len(parts) - 1, -1, -1):
@@ -84,7 +83,7 @@ def _channels(model: nn.Module, name: str) -> tuple[int, nn.Module | None]:
         layers = [(order.index(key), module, widths) for key, module in root.named_modules() if (widths := _widths(module))]
         before = [(module, widths) for at, module, widths in layers if at < position]
         after = [(module, widths) for at, module, widths in layers if at > position]
-        if before and (after or len(before) == 1):
+        if before and (after or len(before) == 1 or isinstance(root, nn.Sequential)):
             module, (_, width) = before[-1]
             return width, module
         if before or after:
