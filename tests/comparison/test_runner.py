@@ -105,7 +105,7 @@ def test_bad_input_ends_the_sweep(finish_run: Any, tmp_path: Path) -> None:
     def launch(jobs: Sequence[Job], done: Done, tick: Tick) -> None:
         done(jobs[0], 2, "train.py: data_dir does not exist")
 
-    with pytest.raises(ValueError, match="gelu-seed=1337: .* does not exist"):
+    with pytest.raises(ValueError, match=r"gelu-seed=1337: .* does not exist"):
         runner.run(sweep(tmp_path), launch)
 
 

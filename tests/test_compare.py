@@ -1,0 +1,223 @@
+"""compare.py as users call it: a whole sweep, its resumption, torchrun, and one line for bad input."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import compare
+import train
+from comparison import results
+from config.schema import Config
+from data.batches import Batch
+from tests.runs import ROOT, arguments, train_here
+
+TINY = str(ROOT / "config" / "tiny.py")
+
+
+def fields(config: Config, **changes: Any) -> list[str]:
+    """The command-line fields of a small run, without those that a sweep sets itself."""
+    config = dataclasses.replace(config, activation="gelu", out_dir="", **changes)
+    return arguments(config)
+
+
+def start(argv: list[str], *before: str) -> "subprocess.Popen[str]":
+    """compare.py as a process."""
+    command = [sys.executable, *before, str(ROOT / "compare.py"), *argv]
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+
+
+def test_a_sweep_from_the_command_line_to_the_report(
+    small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    out = tmp_path / "sweep"
+    argv = [
+        TINY,
+        "--activations",
+        "gelu",
+        "hermite:degree=3",
+        "relu",
+        "--seeds",
+        "2",
+        "--jobs",
+        "2",
+        "--out_dir",
+        str(out),
+        *fields(small),
+    ]
+    assert compare.main(argv) == 0
+    said = capsys.readouterr()
+    assert "hermite:degree=3 against gelu" in said.out
+    assert "[6/6]" in said.err
+    assert {path.name for path in out.iterdir()} >= {
+        "report.md",
+        "report.html",
+        "results.json",
+        "loss.png",
+        "differences.png",
+        "shapes.png",
+        "gains.png",
+    }
+
+    records = results.load(out / "results.json").records
+    assert len(records) == 6
+    for seed in (1337, 1338):
+        paired = [record for record in records if record.seed == seed]
+        assert len({record.data_hash for record in paired}) == len({record.init_hash for record in paired}) == 1
+        assert all(sum(record.documents["targets"]) == 1233 for record in paired)
+        assert all(sum(r.documents["nats"]) / 1233 == pytest.approx(r.val_loss, rel=1e-5) for r in paired)
+    assert len({record.data_hash for record in records}) == 2
+
+    # The process of a run computes what train.py does.
+    alone = train_here(small, activation="relu", seed=1338)
+    last = json.loads((Path(alone.out_dir) / "metrics.jsonl").read_text().splitlines()[-1])
+    assert next(r for r in records if r.seed == 1338 and r.activation == "relu").val_loss == pytest.approx(
+        last["val_loss"], rel=1e-6
+    )
+
+    for folder in out.glob("*-seed=*"):
+        shutil.rmtree(folder)
+    started = time.monotonic()
+    assert compare.main(argv) == 0
+    assert "6 of 6 runs are finished already" in capsys.readouterr().err
+    assert not list(out.glob("*-seed=*")), f"something was trained again ({time.monotonic() - started:.0f} s)"
+
+    assert compare.main(["report", str(out), "--baseline", "relu", "--out_dir", str(tmp_path / "again")]) == 0
+    assert "gelu against relu" in (tmp_path / "again" / "report.md").read_text()
+
+
+def test_runs_of_train_py_are_reported_evaluated_and_drawn(
+    small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [train_here(small, activation=a, out_dir=str(tmp_path / a)).out_dir for a in ("gelu", "hermite")]
+    assert compare.main(["report", *runs, "--out_dir", str(tmp_path / "report")]) == 0
+    assert "hermite:degree=3 against gelu" in (tmp_path / "report" / "report.md").read_text()
+    capsys.readouterr()
+    assert compare.main(["eval", *runs, "--data_dir", small.data_dir, "--checkpoint", "last"]) == 0
+    table = capsys.readouterr().out
+    final = json.loads((Path(runs[0]) / "metrics.jsonl").read_text().splitlines()[-1])
+    assert f"| {runs[0]} | gelu:exact=false | 1,233 | {final['val_loss']:.4f} |" in table
+    assert compare.main(["shapes", runs[1]]) == 0
+    assert (Path(runs[1]) / "shapes.png").read_bytes().startswith(b"\x89PNG")
+
+    third = train_here(small, activation="relu", n_embd=16, out_dir=str(tmp_path / "other")).out_dir
+    assert compare.main(["report", *runs, third, "--out_dir", str(tmp_path / "no")]) == 2
+    assert "differ in n_embd: 32 and 16; give it to --vary" in capsys.readouterr().err
+    assert compare.main(["report", *runs, third, "--vary", "n_embd", "--out_dir", str(tmp_path / "yes")]) == 0
+
+
+def test_a_killed_sweep_goes_on_where_it_was(small: Config, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    argv = [
+        TINY,
+        "--activations",
+        "gelu",
+        "--seeds",
+        "1",
+        "--out_dir",
+        str(out),
+        *fields(small, max_steps=300, eval_interval=300),
+    ]
+    metrics = out / "gelu-seed=1337" / "metrics.jsonl"
+    process = start(argv)
+    deadline = time.monotonic() + 120
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 10:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, "no tenth row within two minutes"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    assert "the same command goes on from there" in errors
+    assert compare.main(argv) == 0
+    (resumed,) = json.loads((metrics.parent / "run.json").read_text())["resumed"]
+    assert 10 <= resumed["step"] < 300
+    whole = train_here(small, activation="gelu", max_steps=300, eval_interval=300, telemetry_interval=37)
+    last = json.loads((Path(whole.out_dir) / "metrics.jsonl").read_text().splitlines()[-1])
+    (record,) = results.load(out / "results.json").records
+    assert (record.val_loss, record.data_hash) == (pytest.approx(last["val_loss"], rel=1e-6), last["data_hash"])
+
+
+def test_under_torchrun_each_run_uses_all_processes(small: Config, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    argv = [TINY, "--activations", "gelu", "relu", "--seeds", "1", "--out_dir", str(out), *fields(small, micro_batch_size=6)]
+    process = start(argv, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    said, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    assert "relu against gelu" in said
+    assert [r.provenance["hardware"]["processes"] for r in results.load(out / "results.json").records] == [2, 2]
+
+
+def test_two_activations_are_fed_the_same_bytes(small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: dict[str, list[np.ndarray]] = {}
+    take_step = train.take_step
+
+    def watch(run: Any, step: int, batch: Batch) -> Any:
+        fed.setdefault(run.config.activation, []).append(np.concatenate([batch.inputs, batch.targets[:, -1:]], axis=1))
+        return take_step(run, step, batch)
+
+    monkeypatch.setattr(train, "take_step", watch)
+    for spec in ("gelu", "hermite:degree=3", "fourier:degree=5"):
+        train_here(small, activation=spec, max_steps=3, out_dir=str(tmp_path / spec.partition(":")[0]))
+    first, *others = (np.stack(batches).tobytes() for batches in fed.values())
+    assert len(others) == 2
+    assert all(other == first for other in others)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([TINY], "no --activations given"),
+        ([TINY, "--activations", "gelo"], "did you mean 'gelu'"),
+        ([TINY, "--activations", "gelu", "--seeds", "x"], "--seeds 'x' is not an integer"),
+        ([TINY, "--activations", "gelu", "--n_layers", "3"], "did you mean 'n_layer'"),
+        ([TINY, "--activations", "gelu", "--vary", "mlp_init"], "--vary 'mlp_init' has no values"),
+        ([TINY, "--activations", "gelu", "--vary", "mlp_init=a,b"], "--mlp_init 'a': allowed are 'gpt2', 'unit'"),
+        ([TINY, "--activations", "gelu", "--jobs", "0"], "--jobs 0"),
+        ([TINY, "--activations", "gelu", "--launcher", "pbs"], "--launcher 'pbs' is not local or slurm"),
+        (["config/none.py", "--activations", "gelu"], "is not a preset file"),
+        (["launch"], "neither a preset, such as config/tiny.py, nor report, eval, shapes"),
+        (["report"], "report of what?"),
+        (["report", "/no/such/folder"], "holds neither results.json nor finished runs"),
+        (["report", "x", "--jobs", "3"], "unknown option --jobs"),
+        (["eval"], "eval of what?"),
+        (["eval", "/no/such/folder"], "holds no checkpoint"),
+        (["shapes"], "shapes of which run?"),
+    ],
+)
+def test_bad_input_is_exit_code_2_and_one_line(
+    argv: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert compare.main(argv) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("compare.py: ")
+    assert message in said.err
+    assert len(said.err.strip().splitlines()) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert compare.main([TINY, "--activations", "gelu", "--out_dir", str(tmp_path / "file" / "sweep")]) == 2
+    assert "cannot be made" in capsys.readouterr().err
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare.main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"--{name} " in said for name in compare.SWEEP_OPTIONS)
+    assert all(f"compare.py {name} " in said for name in compare.COMMANDS)
+    assert compare.main([]) == 2
