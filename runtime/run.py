@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+import activations
+from activations import telemetry
 from config.schema import Config
 from data.batches import Batch, Batches
 from data.lock import locked
@@ -26,6 +28,7 @@ from runtime.dataset import Dataset, open_dataset
 from runtime.distributed import Processes
 from runtime.files import write_json
 from runtime.hardware import autocast, describe, pick_dtype, why_not_compile
+from runtime.progress import Progress
 
 logger = logging.getLogger("train")
 
@@ -37,32 +40,6 @@ class NonFiniteError(Exception):
 
     def __init__(self, what: str, where: str) -> None:
         super().__init__(f"{what}{'; ' if where else ''}{where}")
-
-
-@dataclass
-class Progress:
-    """Where a run stands after `step` updates: the part of a checkpoint that is neither weights nor optimizer."""
-
-    step: int = 0
-    data_hash: str = ""
-    """Hex digest chained over the steps' batch digests: equal for equal data, whatever the processes."""
-    best_loss: float = math.inf
-    elapsed_s: float = 0.0
-    """Seconds of training, evaluation and checkpoints left out."""
-    skipped_steps: int = 0
-    """Steps without an update because loss or gradient was not finite."""
-
-    def advance(self, batch_digest: int, seconds: float) -> None:
-        """Count one more step that was fed a global batch of this digest."""
-        self.step += 1
-        self.elapsed_s += seconds
-        self.data_hash = hashlib.blake2b(f"{self.data_hash} {batch_digest}".encode(), digest_size=16).hexdigest()
-
-    def note_best(self, loss: float) -> bool:
-        """Whether `loss` is the best evaluation so far; it is remembered."""
-        if is_best := loss < self.best_loss:  # False for NaN
-            self.best_loss = loss
-        return is_best
 
 
 @dataclass
@@ -154,7 +131,7 @@ def set_up(config: Config) -> Run:
         resolved: dict[str, Any] = {"tokenizer": dataset.tokenizer, "vocab_size": dataset.vocab_size}
         config = replace(config, **resolved)
         batches = Batches(dataset.train, config.block_size, config.global_batch_size, config.seed)
-        gpt = initial_model(config)
+        gpt = initial_model(config, batches)
         hashes = {"init_hash": weights_hash(gpt, False), "activation_init_hash": weights_hash(gpt, True)}
         folder = resume_from(config, processes, resources)
         if folder:
@@ -220,27 +197,32 @@ def resume_from(config: Config, processes: Processes, resources: contextlib.Exit
     return newest[0] if newest else None
 
 
-def initial_model(config: Config) -> GPT:
-    """The model at step 0: random from `seed`, or as `init_from` says with this run's activation kept. Raises ValueError."""
-    if not config.init_from:
-        return GPT(config.gpt(config.vocab_size), config.seed)
-    source = Path(config.init_from)
-    if (source / "checkpoints").is_dir() or (source / "state.pt").is_file():
-        loaded, _ = checkpoint.load_model(source)
-    else:
-        loaded = GPT.from_pretrained(config.init_from)
+def initial_model(config: Config, batches: Batches) -> GPT:
+    """The model at step 0: random from `seed`, or with the weights that `init_from` names. Raises ValueError.
+
+    Where those were trained with another activation, this run's takes its place, made for the inputs that the model is
+    measured to feed it on the first rows of the training data.
+    """
     wanted = config.gpt(config.vocab_size)
+    gpt = GPT(wanted, config.seed)
+    if not config.init_from:
+        return gpt
+    source = Path(config.init_from)
+    is_run = (source / "checkpoints").is_dir() or (source / "state.pt").is_file()
+    loaded = checkpoint.load_model(source)[0] if is_run else GPT.from_pretrained(config.init_from).eval()
     shape = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias")
     if wrong := [name for name in shape if getattr(loaded.config, name) != getattr(wanted, name)]:
         told = ", ".join(f"{name} {getattr(wanted, name)} (it has {getattr(loaded.config, name)})" for name in wrong)
         raise ValueError(f"init_from {config.init_from!r} does not fit this config: {told}")
-    gpt = GPT(wanted, config.seed)
     weights = loaded.gpt2_state_dict()
-    if loaded.config.activation != wanted.activation:
-        weights = {n: t for n, t in weights.items() if ".act." not in n} | {
-            n: t for n, t in gpt.gpt2_state_dict().items() if ".act." in n
-        }
-    gpt.load_gpt2_state_dict(weights, config.init_from)
+    if loaded.config.activation == wanted.activation:
+        gpt.load_gpt2_state_dict(weights, config.init_from)
+        return gpt
+    own = gpt.gpt2_state_dict()
+    gpt.load_gpt2_state_dict({n: own[n] if ".act." in n else weights[n] for n in own}, config.init_from)
+    if config.input_scale == "auto":
+        inputs = torch.from_numpy(batches.read(0, slice(0, 8)).inputs)
+        activations.swap(gpt, activations.Activation, wanted.activation, telemetry.input_stds(loaded, inputs))
     return gpt
 
 

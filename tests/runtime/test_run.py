@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+import activations
 import train
+from activations import telemetry
 from config.schema import Config
 from model import GPT
 from runtime import checkpoint
 from runtime.distributed import Processes
-from runtime.run import Progress, Run, initial_model, set_up
+from runtime.run import Run, set_up
 from tests.runs import arguments, rows, train_here, weights
 
 TINY = "config/tiny.py"
@@ -39,34 +41,40 @@ def test_batch_sizes_that_do_not_divide_say_what_would(small: Config, monkeypatc
         set_up(run)
 
 
-def test_data_hash_chains_the_steps() -> None:
-    one, other, same = Progress(), Progress(), Progress()
-    for progress, digests in ((one, (1, 2)), (other, (2, 1)), (same, (1, 2))):
-        for digest in digests:
-            progress.advance(digest, 0.1)
-    assert one.data_hash == same.data_hash != other.data_hash
-    assert one.step == 2
+def first_model(config: Config) -> GPT:
+    run = set_up(config)
+    run.resources.close()
+    return run.gpt
 
 
-def test_best_is_remembered() -> None:
-    progress = Progress()
-    assert [progress.note_best(loss) for loss in (3.0, 2.0, 2.5, float("nan"), 1.0)] == [True, True, False, False, True]
-
-
-def test_init_from_a_run_and_from_a_gpt2_folder(small: Config, tmp_path: Path) -> None:
+def test_init_from_a_run_keeps_what_it_learned(small: Config, tmp_path: Path) -> None:
     source = train_here(small)
     trained = weights(source, 12)
-    started = initial_model(dataclasses.replace(small, init_from=source.out_dir, vocab_size=257))
+    started = first_model(dataclasses.replace(small, init_from=source.out_dir, out_dir=str(tmp_path / "next")))
     assert torch.equal(started.transformer.wte.weight[:257], trained["transformer.wte.weight"])
     assert torch.equal(started.transformer.h[0].mlp.act.coefficients, trained["transformer.h.0.mlp.act.coefficients"])
-    gelu = GPT(dataclasses.replace(small, activation="gelu").gpt(257), 3)
-    gelu.save_pretrained(tmp_path / "gelu")
-    swapped = initial_model(dataclasses.replace(small, init_from=str(tmp_path / "gelu"), vocab_size=257))
-    assert torch.equal(swapped.transformer.wpe.weight, gelu.transformer.wpe.weight)
-    fresh = GPT(small.gpt(257), 0)
-    assert torch.equal(swapped.transformer.h[1].mlp.act.coefficients, fresh.transformer.h[1].mlp.act.coefficients)
     with pytest.raises(ValueError, match=r"does not fit this config: n_layer 3 \(it has 2\)"):
-        initial_model(dataclasses.replace(small, n_layer=3, init_from=source.out_dir, vocab_size=257))
+        set_up(dataclasses.replace(small, n_layer=3, init_from=source.out_dir, out_dir=str(tmp_path / "other")))
+
+
+def test_init_from_another_activation_swaps_it_for_the_inputs_it_gets(small: Config, tmp_path: Path) -> None:
+    gelu = GPT(dataclasses.replace(small, activation="gelu").gpt(257), 3).eval()
+    with torch.no_grad():
+        for block in gelu.transformer.h:
+            block.mlp.c_fc.weight *= 7
+    gelu.save_pretrained(tmp_path / "gelu")
+    config = dataclasses.replace(small, activation="hermite:degree=8,init=fit-gelu", init_from=str(tmp_path / "gelu"))
+    swapped = first_model(config).eval()
+    assert torch.equal(swapped.transformer.wpe.weight, gelu.transformer.wpe.weight)
+    run = set_up(dataclasses.replace(config, out_dir=str(tmp_path / "data")))
+    inputs = torch.from_numpy(run.batches.read(0, slice(0, 8)).inputs)
+    measured = telemetry.input_stds(gelu, inputs)
+    for name, module in swapped.named_modules():
+        if isinstance(module, activations.Activation):
+            assert float(module.input_std) == pytest.approx(measured[name], rel=1e-5)
+    with torch.no_grad():
+        difference = (swapped(inputs) - gelu(inputs)).square().mean() / gelu(inputs).square().mean()
+    assert float(difference) < 1e-3
 
 
 def test_eval_only_measures_and_trains_nothing(small: Config, capsys: pytest.CaptureFixture[str]) -> None:
