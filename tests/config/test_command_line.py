@@ -24,9 +24,6 @@ def test_every_preset_builds_its_model(path: Path) -> None:
         config = dataclasses.replace(config, n_layer=1)
     gpt = GPT(dataclasses.replace(config.gpt(50257), n_layer=min(config.n_layer, 2)))
     assert gpt.num_parameters() > 0
-    assert (
-        path.stem == "gpt2" or path.stem == "tiny" or config != load_preset(ROOT / "config" / f"{path.stem.split('_')[0]}.py")
-    )
 
 
 @pytest.mark.parametrize("path", [path for path in PRESETS if path.stem.startswith("tiny")], ids=lambda path: path.stem)
@@ -75,7 +72,7 @@ def test_all_problems_in_one_line() -> None:
     ("argv", "told"),
     [
         ([], "no preset given"),
-        (["nowhere.py"], "'nowhere.py' is not a preset file; in config/ there are gpt2.py"),
+        (["nowhere.py"], "'nowhere.py' is not a preset file; in config/ there are eval_gpt2.py"),
         ([str(ROOT / "config" / "schema.py")], "defines no `config = replace(base, ...)`"),
         ([str(ROOT / "config" / "tiny.py"), "--n_head", "3"], "n_embd=256 is not a multiple of n_head=3"),
         (
