@@ -1,0 +1,73 @@
+"""Hermite: golden numbers of its initialisations, overflow in float16, and torchortho's values."""
+
+import math
+
+import pytest
+import torch
+
+import activations
+from activations.hermite import Hermite, basis, rescale
+
+# a_0, a_k at unit gain and the gain of the published initialisation, by degree.
+UNIT = {
+    1: (0, 1, 0.368),
+    2: (0.5, 0.707106781, 0.736),
+    3: (0.577350269, 0.632455532, 0.920),
+    8: (0.606526246, 0.606533768, 1.0),
+}
+
+
+@pytest.mark.parametrize("degree", UNIT)
+def test_initial_coefficients(degree: int) -> None:
+    constant, rest, paper_gain = UNIT[degree]
+    coefficients = activations.build(f"hermite:degree={degree}", 1).coefficients
+    assert isinstance(coefficients, torch.Tensor)
+    assert coefficients.tolist() == pytest.approx([constant] + [rest] * degree, abs=1e-7)
+    paper = activations.build(f"hermite:degree={degree},init=paper", 1)
+    assert activations.gains(paper) == pytest.approx((paper_gain, paper_gain), abs=1e-3)
+
+
+@pytest.mark.parametrize(("degree", "largest"), [(3, 87), (5, 26), (8, 16)])
+def test_float16_overflows_where_documented(degree: int, largest: int) -> None:
+    module = activations.build(f"hermite:degree={degree}", 1)
+    assert module(torch.tensor([[largest - 1.0]], dtype=torch.float16)).isfinite().all()
+    assert module(torch.tensor([[largest + 1.0]], dtype=torch.float16)).isinf().all()
+    assert str(largest) in (Hermite.__doc__ or "")
+
+
+def test_rescaling_is_a_change_of_variable() -> None:
+    a = torch.tensor([0.3, -1.0, 0.5, 2.0, -0.7], dtype=torch.float64)
+    z = torch.linspace(-3, 3, 20, dtype=torch.float64)
+    for ratio in (0.3, 1.0, 1.7):
+        original = sum(c * g for c, g in zip(a, basis(ratio * z, 5), strict=True))
+        rescaled = sum(c * g for c, g in zip(rescale(a, ratio), basis(z, 5), strict=True))
+        torch.testing.assert_close(rescaled, original)
+
+
+def test_fit_agrees_with_the_projection_in_powers_of_x(reference: dict[str, dict[str, list[float]]]) -> None:
+    for degree in (3, 5, 8):
+        module = activations.build(f"hermite:degree={degree}", 1).double()
+        activations.fit(module, lambda x: x * torch.special.ndtr(x))
+        expected = reference["gelu_sigma1.5_in_He_k_of_x"][f"n{degree}"]
+        assert module.values()["coefficients"].tolist() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("degree", [1, 3, 5, 8])
+def test_paper_is_torchortho(degree: int) -> None:
+    torchortho = pytest.importorskip("torchortho", reason="the authors' library (GPL) is installed for tests only")
+    peer = torchortho.HermiteActivation(degree)
+    ours = activations.build(f"hermite:degree={degree},init=paper", 1)
+    assert ours.coefficients.tolist() == pytest.approx(peer.coefficients.tolist(), rel=1e-6)
+    results = []
+    for module in (ours, peer):
+        x = torch.linspace(-2, 2, 64).reshape(-1, 1).requires_grad_()
+        y = module(x)
+        (y * torch.cos(x.detach())).sum().backward()
+        results.append((y.detach(), x.grad, module.coefficients.grad))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * max(1.0, float(b.abs().max())))
+
+
+def test_degree_sets_the_gain_and_not_the_shape_alone() -> None:
+    assert math.isclose(sum(1 / math.factorial(k) for k in range(3)), 2.5)
+    assert activations.gains(activations.build("hermite:degree=3,init=paper", 1))[0] == pytest.approx(2.5 / math.e)

@@ -1,0 +1,37 @@
+"""xIELU: the published formula, bounds of its slopes, documented numbers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import activations
+from activations.xielu import XIELU
+
+
+def test_paper_is_the_published_formula() -> None:
+    x = torch.linspace(-6, 6, 121)[:, None]
+    expected = torch.where(x > 0, 0.8 * x * x + 0.5 * x, 0.8 * (torch.expm1(x.clamp(max=-1e-6)) - x) + 0.5 * x)
+    torch.testing.assert_close(activations.build("xielu:init=paper", 1)(x), expected, rtol=1e-5, atol=2e-6)
+
+
+def test_initial_gain() -> None:
+    second, slope = activations.gains(activations.build("xielu", 4, 0.3))
+    assert second == pytest.approx(0.09, rel=1e-6)
+    assert slope == pytest.approx(1.159, abs=1e-3)
+    assert "1.159" in (XIELU.__doc__ or "")
+
+
+def test_fits_keep_the_slopes_in_bounds() -> None:
+    module = activations.build("xielu", 4)
+    activations.fit(module, lambda x: -x)
+    values = module.values()
+    assert all(float(F.softplus(value).min()) >= 0.99e-3 for value in values.values())
+    module(torch.randn(8, 4, generator=torch.Generator().manual_seed(0))).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_documented_overflow_in_float16() -> None:
+    module = activations.build("xielu", 1)
+    x = torch.arange(300, 400, dtype=torch.float16)[:, None]
+    first = float(x[module(x).isinf()].min())
+    assert f"|x|/s = {round(first, -1):.0f}" in (XIELU.__doc__ or "")
