@@ -1,6 +1,5 @@
 """Fixtures that several test modules share: a small prepared data set and the config of a run of seconds."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,8 @@ import pytest
 import torch
 
 from config.schema import Config
-from config.tiny import config as tiny
 from data.shards import header
+from tests.runs import small_config
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,25 +31,5 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small(data_dir: Path, tmp_path: Path) -> Config:
-    """A run of seconds: two layers of 32, float32, not compiled, twelve steps of twelve sequences."""
-    return dataclasses.replace(
-        tiny,
-        activation="hermite:degree=3",
-        n_layer=2,
-        n_head=2,
-        n_embd=32,
-        block_size=32,
-        data_dir=str(data_dir),
-        tokenizer="bytes",
-        global_batch_size=12,
-        micro_batch_size=4,
-        max_steps=12,
-        log_interval=1,
-        eval_interval=6,
-        checkpoint_interval=100,
-        warmup_steps=2,
-        device="cpu",
-        dtype="float32",
-        compile=False,
-        out_dir=str(tmp_path / "run"),
-    )
+    """The config of a run of seconds, in a folder of the test's own."""
+    return small_config(data_dir, tmp_path / "run")

@@ -23,6 +23,31 @@ ROOT = Path(__file__).parents[1]
 CLOCKS = {"tokens_per_second", "ms_per_step", "mfu", "elapsed_s"}
 
 
+def small_config(data_dir: Path, out_dir: Path) -> Config:
+    """A run of seconds: two layers of 32, float32, not compiled, twelve steps of twelve sequences."""
+    return dataclasses.replace(
+        tiny,
+        activation="hermite:degree=3",
+        n_layer=2,
+        n_head=2,
+        n_embd=32,
+        block_size=32,
+        data_dir=str(data_dir),
+        tokenizer="bytes",
+        global_batch_size=12,
+        micro_batch_size=4,
+        max_steps=12,
+        log_interval=1,
+        eval_interval=6,
+        checkpoint_interval=100,
+        warmup_steps=2,
+        device="cpu",
+        dtype="float32",
+        compile=False,
+        out_dir=str(out_dir),
+    )
+
+
 def train_here(config: Config, **changes: Any) -> Config:
     """Train in this process and return the config that ran."""
     config = dataclasses.replace(config, **changes)
