@@ -20,8 +20,8 @@ class Hermite(Learnable):
     """`coefficients` a: (n+1,) or (channels, n+1).
 
     init=unit: all a_k equal, a_0 by the Poincare rule: E F^2 = s^2, E F'^2 = 1. init=paper: a_k = 1/sqrt(e),
-    a_0 = sqrt((1 - 1/n!)/e), whose gain is sum_{k<n} 1/(k! e). At unit gain float16 overflows for x/s above 84, 25, 14 and below
-    -86, -27, -17 for degree 3, 5, 8; float32 and wider saturate to +-inf far beyond.
+    a_0 = sqrt((1 - 1/n!)/e), whose gain is sum_{k<n} 1/(k! e). At unit gain float16 overflows for x/s above 84, 25, 14 and
+    below -86, -27, -17 for degree 3, 5, 8; float32 and wider saturate to +-inf far beyond.
     """
 
     options: ClassVar = {"degree": Option(3, range(1, 17)), **LEARNABLE_OPTIONS}

@@ -29,8 +29,8 @@ class TPGU(Learnable):
     F(0) = 0, so E F'^2 >= E F^2 / s^2 with equality only for +-x: unit gain cannot be had. init=unit: the projection of GELU
     under N(0, 1), scaled to E F^2 = s^2 exactly; the slope gain E F'^2 is then 1.124, 1.099, 1.085 for n = 1, 3, 5 (even n as n
     - 1). init=paper: a_0 = 1, other a_k from a normal of standard deviation 0.02 truncated at two of them, b = 0: nearly x/2,
-    by a generator of its own, so that every layer starts alike. At init=unit float16 overflows beyond |x|/s = 224, 28 for n =
-    1, 3.
+    by a generator of its own, so that every layer starts alike. At init=unit float16 overflows beyond |x|/s = 430, 40, 18
+    for n = 1, 3, 5.
     """
 
     options: ClassVar = {

@@ -23,7 +23,7 @@ class XIELU(Learnable):
     """`alpha_p`, `alpha_n`: (1,) or (channels, 1), before the softplus that keeps alpha_p > 0 and alpha_n > beta.
 
     F(0) = 0, so unit gain cannot be had. init=unit: the published alpha_n, and alpha_p such that E F^2 = s^2 exactly; the slope
-    gain E F'^2 is then 1.159. init=paper: both 0.8. It grows as alpha_p x^2 / s: float16 overflows beyond |x|/s = 350 at
+    gain E F'^2 is then 1.159. init=paper: both 0.8. It grows as alpha_p x^2 / s: float16 overflows beyond x/s = 348 at
     init=unit.
     """
 

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import activations
 from activations import registry
-from activations.activation import Activation, Learnable
+from activations.activation import Learnable
 
 LEARNABLE = [name for name in registry.names() if issubclass(registry.family(name), Learnable)]
 
@@ -103,9 +103,6 @@ def test_says_what_it_is() -> None:
 @pytest.mark.parametrize("missing", ["evaluate", "initial", "fitted"])
 def test_a_family_without_its_formulas_says_which(missing: str) -> None:
     module = activations.build("hermite", 4)
-    target = torch.zeros(1, dtype=torch.float64)
+    arguments = ({}, torch.zeros(1)) if missing == "evaluate" else ("unit",)
     with pytest.raises(TypeError, match=rf"has no {missing}\(\)"):
-        if missing == "evaluate":
-            Activation.evaluate(module, {}, target)
-        else:
-            getattr(Learnable, missing)(module, "unit")
+        getattr(Learnable, missing)(module, *arguments)

@@ -25,7 +25,7 @@ def test_paper_is_unit_under_the_uniform_law(degree: int) -> None:
     x = (torch.pi * nodes).requires_grad_()
     y = module(x[:, None]).squeeze(1)
     (slope,) = torch.autograd.grad(y.sum(), x)
-    assert float((weights / 2 * y.square()).sum()) == pytest.approx(1, rel=1e-6)
+    assert (weights / 2 * y.square()).sum().item() == pytest.approx(1, rel=1e-6)
     assert float((weights / 2 * slope.square()).sum()) == pytest.approx(1, rel=1e-6)
 
 

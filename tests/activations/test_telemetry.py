@@ -47,7 +47,7 @@ def test_channels_are_summed_up_and_nothing_is_left_behind() -> None:
 @pytest.mark.parametrize("spec", ["hermite", "fourier", "tropical", "tropical_rational", "rational"])
 @pytest.mark.parametrize("mlp_init", ["gpt2", "unit"])
 def test_gains_inside_gpt_at_initialisation(spec: str, mlp_init: str) -> None:
-    """Each layer is fed what the model says it is, so its activation has unit gain there: within 5 %, over draws of the weights.
+    """Each layer is fed what the model says, so its activation has unit gain there: within 5 %, over draws of the weights.
 
     One draw strays further: the later layers see a direction that all tokens share (E F > 0), so the law of a layer's inputs
     is that of few hundred numbers, and Hermite's fourth-moment ratio is 19. Width 256: up to 11 % in the third layer.

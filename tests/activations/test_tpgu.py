@@ -50,8 +50,8 @@ def test_integration_by_parts_identity() -> None:
 
 
 def test_documented_overflow_in_float16() -> None:
-    for degree, largest in ((1, 224), (3, 28)):
+    for degree, largest in ((1, 430), (3, 40), (5, 18)):
         module = activations.build(f"tpgu:degree={degree}", 1)
-        assert module(torch.tensor([[largest - 2.0]], dtype=torch.float16)).isfinite().all()
-        assert module(torch.tensor([[largest + 2.0]], dtype=torch.float16)).isinf().all()
+        assert module(torch.tensor([[largest]], dtype=torch.float16)).isfinite().all()
+        assert module(torch.tensor([[largest + 4.0]], dtype=torch.float16)).isinf().all()
         assert str(largest) in (TPGU.__doc__ or "")
