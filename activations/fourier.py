@@ -80,8 +80,8 @@ class Fourier(Learnable):
             cos, sin = angle.cos(), angle.sin()
             basis = torch.cat([torch.ones_like(target.z)[:, None], cos, sin], dim=1)
             slopes = torch.cat([torch.zeros_like(target.z)[:, None], -k * w * sin, k * w * cos], dim=1)
-            c = solve.linear(target, basis, slopes)
             matrix, right = solve.stack(target, basis, slopes)
+            c = solve.scaled_lstsq(matrix, right)
             return float((matrix @ c - right).square().sum()), c
 
         w = solve.golden_section(lambda w: at(w)[0], math.pi / (3 * target.radius), math.pi / target.radius)
