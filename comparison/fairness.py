@@ -58,6 +58,8 @@ def check(records: Sequence[Record], varied: Collection[str]) -> None:
 
 def same_run(planned: dict[str, Any], finished: dict[str, Any]) -> bool:
     """Whether a finished run's configuration is the planned one, as far as computation goes."""
+    if planned["seed"] != finished["seed"]:  # soon said, and true of most pairs
+        return False
     resolved = {name for name, value in _UNRESOLVED.items() if planned[name] == value}
     same_activation = registry.check(planned["activation"]) == registry.check(finished["activation"])
     return same_activation and not _differing(planned, finished, BOOKKEEPING | {"activation"} | resolved)

@@ -27,7 +27,7 @@ log = logging.getLogger("compare")
 
 _STEPS_BETWEEN = 3  # shapes between the first step and the last
 _POINTS = 61  # of a shape
-_REACH = 3.5  # a shape is drawn up to so many standard deviations of the inputs
+_REACH = 3.0  # a shape is drawn up to so many standard deviations of the inputs
 
 Table = dict[str, list[float]]
 

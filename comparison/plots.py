@@ -172,7 +172,7 @@ def _grid(
     layers = _some(sorted(tables(rows[0][1]), key=_layer_number))
 
     def draw(figure: "Figure") -> None:
-        grid = figure.subplots(len(rows), len(layers), squeeze=False, sharex=False, sharey="row")
+        grid = figure.subplots(len(rows), len(layers), squeeze=False)
         for (arm, record), line in zip(rows, grid, strict=True):
             for layer, axes in zip(layers, line, strict=True):
                 if layer in tables(record):
@@ -255,7 +255,9 @@ def _time(i: int, count: int) -> Any:
 
 
 def _wrapped(label: str, width: int = 22) -> str:
+    """The label in lines of at most `width` characters where it can be cut: before a space or after a comma."""
     lines = [""]
-    for part in label.replace(",", ",\v").replace(" ", "\v").split("\v"):
-        lines[-1:] = [lines[-1] + part] if len(lines[-1]) + len(part) <= width else [lines[-1], part]
+    for part in label.replace(",", ",\v").replace(" ", "\v ").split("\v"):
+        fits = len(lines[-1]) + len(part) <= width
+        lines[-1:] = [lines[-1] + part] if fits else [lines[-1], part.lstrip()]
     return "\n".join(lines)

@@ -1,13 +1,14 @@
 """Progress of a whole sweep: a bar over all steps on a terminal, and a line with the time left after each run."""
 
+import json
 import sys
 import time
 from collections.abc import Sequence
 
 from comparison.sweep import Job
-from runtime import log
 
 _REFRESH_S = 2.0
+_TAIL_BYTES = 1 << 20  # more than one row, telemetry of a large model included
 
 
 class Progress:
@@ -57,5 +58,10 @@ class Progress:
 
 def steps_done(job: Job) -> int:
     """The last step in the metrics of a job's folder."""
-    rows = log.read(job.folder / "metrics.jsonl")
-    return int(rows[-1]["step"]) if rows else 0
+    path = job.folder / "metrics.jsonl"
+    if not path.is_file():
+        return 0
+    with open(path, "rb") as file:  # the end alone: a long run's rows are megabytes, and this is called every few seconds
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        lines = file.read().split(b"\n")[:-1]  # what follows the last newline is still being written
+    return int(json.loads(lines[-1])["step"]) if lines else 0

@@ -153,9 +153,9 @@ def from_json(values: Any, where: str) -> Record:
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """The inverse of `from_json`. Measured numbers keep seven digits, as float32 losses do; the configuration is exact."""
-    values = asdict(record)
-    return {name: value if name == "config" else _rounded(value) for name, value in values.items()}
+    """The inverse of `from_json`. Losses keep seven digits, as float32 has them, shapes four; the configuration is exact."""
+    digits = {"config": 17, "shapes": 4}
+    return {name: _rounded(value, digits.get(name, 7)) for name, value in asdict(record).items()}
 
 
 def _thinned(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
@@ -185,12 +185,12 @@ def _median(values: Iterable[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: Any, digits: int) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.7g}")
+        return float(f"{value:.{digits}g}")
     if isinstance(value, dict):
-        return {name: _rounded(item) for name, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+        return {name: _rounded(item, digits) for name, item in value.items()}
+    return [_rounded(item, digits) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def load(path: Path) -> Results:
 def save(path: Path, results: Results, summary: dict[str, Any] | None = None) -> None:
     """Atomically write settings, `summary` (the verdicts) and records, one a line, so that versions differ by lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(to_json(record)) for record in results.records)
+    lines = ",\n".join(json.dumps(to_json(record)) for record in _drawn_once(results.records))
     head = {"settings": asdict(results.settings), "summary": summary or {}}
     write_text(path, json.dumps(head, indent=1)[:-2] + f',\n "records": [\n{lines}\n]\n}}\n')
 
@@ -108,6 +108,20 @@ def merge(a: Settings, b: Settings) -> Settings:
         commands=_union(a.commands, b.commands),
         failures=_union(a.failures, b.failures),
     )
+
+
+def _drawn_once(records: Sequence[Record]) -> list[Record]:
+    """The records, with shapes for one seed of each kind alone: they are most of a record, and a report draws one seed."""
+    seen: set[str] = set()
+    kept = []
+    for record in records:
+        kind = json.dumps(
+            {name: value for name, value in record.config.items() if name not in ("seed", "out_dir")}, sort_keys=True
+        )
+        kept.append(replace(record, shapes={}) if kind in seen else record)
+        if record.shapes:
+            seen.add(kind)
+    return kept
 
 
 def _union(a: tuple[str, ...], b: tuple[str, ...]) -> tuple[str, ...]:

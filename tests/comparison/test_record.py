@@ -32,11 +32,13 @@ def test_the_parts_of_the_documents_make_the_whole(make_run: Any) -> None:
         part_of({"nats": [1.0], "targets": [1.0], "bytes": [1.0]}, slice(1, None, 2))
 
 
-def test_json_keeps_everything_to_seven_digits(make_run: Any) -> None:
+def test_json_keeps_losses_to_seven_digits_and_the_configuration_exactly(make_run: Any) -> None:
     record = read(make_run("hermite:degree=3", 1, 1.23456789))
+    record.config["min_lr"] = 0.1 * 3
     again = from_json(json.loads(json.dumps(to_json(record))), "here")
     assert again.val_loss == pytest.approx(record.val_loss, rel=1e-6)
     assert to_json(again) == to_json(record)
+    assert again.config == record.config
     assert again.shapes.keys() == record.shapes.keys()
 
 

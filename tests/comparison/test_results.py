@@ -47,6 +47,14 @@ def test_gather_takes_runs_sweeps_and_results(make_run: Any, tmp_path: Path) -> 
         results.gather([tmp_path / "nowhere"])
 
 
+def test_shapes_are_kept_for_one_seed(make_run: Any, tmp_path: Path) -> None:
+    records = tuple(read(make_run(spec, seed, 1.5)) for spec in ("relu", "hermite:degree=3") for seed in (1, 2, 3))
+    results.save(tmp_path / "results.json", Results(Settings(), records))
+    kept = results.load(tmp_path / "results.json").records
+    assert [bool(record.shapes) for record in kept] == [True, False, False] * 2
+    assert all(record.documents for record in kept)
+
+
 def test_merge_keeps_the_first_order() -> None:
     merged = results.merge(
         Settings(activations=("a", "b"), rates=(2.0,)), Settings(activations=("c", "a"), baseline="c", rates=(1.0,))
