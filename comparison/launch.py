@@ -110,17 +110,26 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start a job; what it says goes to `logs`/<name>.log. It stops, with a checkpoint, when this process ends."""
     logs.mkdir(parents=True, exist_ok=True)
-    root = str(Path(__file__).resolve().parent.parent)
     inherited = {name: value for name, value in os.environ.items() if name not in removed}
-    paths = os.pathsep.join(path for path in (root, os.environ.get("PYTHONPATH", "")) if path)
     with open(logs / f"{job.name}{suffix}.log", "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "comparison.job", *job.arguments],
-            env=inherited | {"PYTHONPATH": paths, PARENT: str(os.getpid())} | environment,
+            command(job.arguments),
+            env=inherited | python_path() | {PARENT: str(os.getpid())} | environment,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C reaches us alone, and we tell the jobs once
         )
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """The command line of a job's process."""
+    return [sys.executable, "-m", "comparison.job", *arguments]
+
+
+def python_path() -> dict[str, str]:
+    """Environment by which a process that starts in any folder finds this project."""
+    root = str(Path(__file__).resolve().parent.parent)
+    return {"PYTHONPATH": os.pathsep.join(path for path in (root, os.environ.get("PYTHONPATH", "")) if path)}
 
 
 def stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:

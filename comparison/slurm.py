@@ -3,14 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comparison.launch import Done, Launcher, SweepInterruptedError, Tick, last_line
+from comparison.launch import Done, Launcher, SweepInterruptedError, Tick, command, last_line, python_path
 from comparison.sweep import Job
 from runtime.signals import StopSignals
 
@@ -28,11 +27,8 @@ class Task:
     def __call__(self) -> int:
         """The job's exit code."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        root = str(Path(__file__).resolve().parent.parent)
         with open(self.log, "ab") as log:
-            command = [sys.executable, "-m", "comparison.job", *self.arguments]
-            environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)}
-            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command(self.arguments), env=os.environ | python_path(), stdout=log, stderr=log)
             code: int = self._process.wait()
         return code
 

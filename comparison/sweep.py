@@ -1,7 +1,7 @@
 """The plan of a sweep: which runs there are, what each is called, and the command line that makes it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Sweep:
     """Every activation with every combination of varied values, at every seed and learning rate."""
 
     preset: Path
+    base: Config
+    """The preset's, without `overrides`."""
     overrides: Mapping[str, Any]
     activations: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -65,22 +67,21 @@ class Sweep:
         """One run. `rate` None is the preset's; min_lr keeps its proportion to the learning rate. Raises ValueError."""
         fields = dict(self.overrides) | dict(values) | {"activation": activation, "seed": seed}
         parts = [short(activation).replace(":", "-"), *(f"{name}={value}" for name, value in values.items())]
-        preset = load_preset(self.preset)
         if rate is not None:
-            base = replace(preset, **self.overrides)
-            fields |= {"learning_rate": rate, "min_lr": base.min_lr * rate / base.learning_rate}
+            own = replace(self.base, **self.overrides)
+            fields |= {"learning_rate": rate, "min_lr": own.min_lr * rate / own.learning_rate}
             parts.append(f"lr={rate:g}")
         parts.append(f"seed={seed}")
         name = "-".join(part.replace("/", "_").replace(",", "-") for part in parts)
         fields["out_dir"] = str(self.out_dir / name)
-        if "telemetry_interval" not in fields and not preset.telemetry_interval:
-            planned = replace(preset, **fields)
+        if "telemetry_interval" not in fields and not self.base.telemetry_interval:
+            planned = replace(self.base, **fields)
             # Telemetry joins the training rows, so it is due where one is.
             fields["telemetry_interval"] = planned.log_interval * max(
                 1, planned.max_steps // (_TELEMETRY_ROWS * planned.log_interval)
             )
         arguments = [str(self.preset), *(word for name, value in fields.items() for word in (f"--{name}", str(value)))]
-        return Job(name, replace(preset, **fields), tuple(arguments))
+        return Job(name, replace(self.base, **fields), tuple(arguments))
 
 
 def plan(
@@ -96,7 +97,8 @@ def plan(
     command: str = "",
 ) -> Sweep:
     """A checked plan. Seeds count up from the preset's. Raises ValueError, in one line, for anything that cannot be run."""
-    base = replace(load_preset(preset), **overrides)
+    base = load_preset(preset)
+    own = replace(base, **overrides)
     specs = [registry.check(spec) for spec in activations]
     problems = []
     if len(set(specs)) < len(specs):
@@ -120,13 +122,14 @@ def plan(
     problems += [f"{name} is given to --vary and as --{name}; keep one" for name in varied or {} if name in overrides]
     if "activation" in overrides:
         problems.append("--activation is one run's; name all of them in --activations")
-    if base.eval_only:
+    if own.eval_only:
         problems.append("--eval_only True trains nothing to compare; leave it out")
     if problems:
         raise ValueError("; ".join(problems))
-    seeds = tuple(base.seed + i for i in range(num_seeds))
+    seeds = tuple(own.seed + i for i in range(num_seeds))
     sweep = Sweep(
         preset=preset,
+        base=base,
         overrides={name: value for name, value in overrides.items() if name != "out_dir"},
         activations=tuple(specs),
         seeds=seeds,
@@ -145,8 +148,3 @@ def plan(
     )
     sweep.jobs(seeds, rates)  # every configuration is valid, or this raises
     return sweep
-
-
-def planned_fields(job: Job) -> dict[str, Any]:
-    """The configuration of a run as it would be recorded."""
-    return asdict(job.config)
