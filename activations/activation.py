@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from activations import moments
+from activations.moments import Moments, quadrature
 from activations.target import Target, Weight, gelu
 
 Values = dict[str, Tensor]  # parameter name -> float64, (k,) for a whole layer or (rows, k)
@@ -60,7 +60,7 @@ class Activation(nn.Module):
         raise TypeError(f"{type(self).__name__} has no evaluate(): every family states its formula")
 
     def values(self) -> Values:
-        """The parameters in float64, detached; shapes as stored."""
+        """The parameters in float64 on the CPU, detached; shapes as stored."""
         return {}
 
     @property
@@ -70,18 +70,18 @@ class Activation(nn.Module):
 
     def reference(self, x: Tensor) -> Tensor:
         """F(x) in float64 by the plain formula, differentiable in x: slow, and independent of `forward`."""
-        s = self.unit.double()
-        by_channel = {name: self._per_channel(value) for name, value in self.values().items()}
+        s = float(self.unit)
+        by_channel = {name: self._per_channel(value).to(x.device) for name, value in self.values().items()}
         return s * self.evaluate(by_channel, x.double() / s)
 
     def kinks(self, values: Values) -> Tensor:
         """Where G is continuous but not smooth, in z, float64, (m,) or (rows, m): quadrature puts its panel ends there."""
         return torch.zeros(0, dtype=torch.float64)
 
-    def moments(self, values: Values, std: float) -> moments.Moments:
+    def moments(self, values: Values, std: float) -> Moments:
         """E G, E G^2, E G'^2 under z ~ N(0, std^2), one entry a row of `values`."""
         rows = next((value.shape[:-1] for value in values.values()), torch.Size())
-        return moments.quadrature(lambda z: self.evaluate(values, z), std, self.kinks(values).expand(*rows, -1))
+        return quadrature(lambda z: self.evaluate(values, z), std, self.kinks(values).expand(*rows, -1))
 
     def extra_repr(self) -> str:
         return f"{self.spec!r}, channels={self.channels}, input_std={float(self.input_std):.4g}"
@@ -159,7 +159,7 @@ class Learnable(Activation):
         return self.input_std
 
     def values(self) -> Values:
-        return {name: getattr(self, name).detach().double() for name in self.parameter_names}
+        return {name: getattr(self, name).detach().cpu().double() for name in self.parameter_names}
 
     @torch.no_grad()
     def set_values(self, values: Values) -> None:

@@ -55,7 +55,7 @@ def fit(module: nn.Module, target: Callable[[Tensor], Tensor], std: float | None
 def report(module: Learnable, target: Callable[[Tensor], Tensor], weight: Weight) -> FitReport:
     """Compare `module` as it is with `target`; `weight` is only noted. Several rows are compared by their first."""
     values = {name: value[0] if value.dim() == 2 else value for name, value in module.values().items()}
-    s = module.unit.double()
+    s = float(module.unit)
     x = torch.linspace(-REPORTED, REPORTED, 1201, dtype=torch.float64)[:, None]
     found, found_slope = differentiate(lambda u: s * module.evaluate(values, u / s), x)
     wanted, wanted_slope = differentiate(target, x)

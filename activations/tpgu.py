@@ -27,9 +27,9 @@ class TPGU(Learnable):
     """`coefficients` a: (channels, n+1), `expansion_point` b: (channels, 1), or (n+1,) and (1,) with per=layer.
 
     F(0) = 0, so E F'^2 >= E F^2 / s^2 with equality only for +-x: unit gain cannot be had. init=unit: the projection of GELU
-    under N(0, 1), scaled to E F^2 = s^2 exactly; the slope gain E F'^2 is then 1.124, 1.099, 1.085 for n = 1, 3, 5 (even n as n
-    - 1). init=paper: a_0 = 1, other a_k from a normal of standard deviation 0.02 truncated at two of them, b = 0: nearly x/2,
-    by a generator of its own, so that every layer starts alike. At init=unit float16 overflows beyond |x|/s = 430, 40, 18
+    under N(0, 1), scaled to E F^2 = s^2 exactly; the slope gain E F'^2 is then 1.124, 1.099, 1.085 for n = 1, 3, 5 (an even n
+    as n - 1). init=paper: a_0 = 1, other a_k from a normal of standard deviation 0.02 truncated at two of them, b = 0: nearly
+    x/2, by a generator of its own, so that every layer starts alike. At init=unit float16 overflows beyond |x|/s = 430, 40, 18
     for n = 1, 3, 5.
     """
 
@@ -45,13 +45,12 @@ class TPGU(Learnable):
     expansion_point: Tensor
     derivatives: Tensor
     binomials: Tensor
+    exponents: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         exponents = self.exponents
         gate = self._gate(self.coefficients, self.expansion_point, self.derivatives, self.binomials, exponents)
         return polynomial(x, F.pad(gate * self.input_std ** -exponents[: gate.shape[-1]], (1, 0)))
-
-    exponents: Tensor
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         a, b = values["coefficients"], values["expansion_point"][..., 0]

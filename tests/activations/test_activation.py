@@ -1,5 +1,7 @@
 """The base class: what it does for every family beyond the suite of test_family.py."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,16 @@ def test_a_family_without_its_formulas_says_which(missing: str) -> None:
     arguments = ({}, torch.zeros(1)) if missing == "evaluate" else ("unit",)
     with pytest.raises(TypeError, match=rf"has no {missing}\(\)"):
         getattr(Learnable, missing)(module, *arguments)
+
+
+def test_torch_alone_is_enough() -> None:
+    """Building, running, fitting and swapping import nothing that a machine with torch alone would miss."""
+    code = (
+        "import sys, torch, activations; from activations import telemetry;"
+        "model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU());"
+        "[activations.build(name, 8)(torch.ones(2, 8)) for name in activations.names()];"
+        "activations.swap(model, torch.nn.GELU, 'tropical:init=fit-gelu'); telemetry.observe(model, torch.ones(2, 4));"
+        "print(sorted({'matplotlib', 'scipy', 'triton', 'transformers', 'safetensors', 'tyro'} & sys.modules.keys()))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
