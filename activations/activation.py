@@ -84,7 +84,8 @@ class Activation(nn.Module):
         return quadrature(lambda z: self.evaluate(values, z), std, self.kinks(values).expand(*rows, -1))
 
     def extra_repr(self) -> str:
-        return f"{self.spec!r}, channels={self.channels}, input_std={float(self.input_std):.4g}"
+        std = "meta" if self.input_std.is_meta else f"{float(self.input_std):.4g}"
+        return f"{self.spec!r}, channels={self.channels}, input_std={std}"
 
     def _per_channel(self, value: Tensor) -> Tensor:
         rows = value.shape[0] if value.dim() == 2 else 1

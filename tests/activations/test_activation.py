@@ -100,6 +100,8 @@ def test_says_what_it_is() -> None:
     assert repr(activations.build("hermite", 4, 0.25)) == (
         "Hermite('hermite:degree=3,per=layer,init=unit,learnable=true', channels=4, input_std=0.25)"
     )
+    with torch.device("meta"):
+        assert "input_std=meta" in repr(activations.build("hermite", 4))
 
 
 @pytest.mark.parametrize("missing", ["evaluate", "initial", "fitted"])
