@@ -300,7 +300,8 @@ class GPT(nn.Module):
             "embd_pdrop": config.dropout, "attn_pdrop": config.dropout, "resid_pdrop": config.dropout,
             # Both tokenizers of this project have end-of-text as their last id.
             "bos_token_id": config.vocab_size - 1, "eos_token_id": config.vocab_size - 1,
-            "bias": config.bias, "mlp_init": config.mlp_init, "input_scale": config.input_scale,
+            "bias": config.bias, "mlp_init": config.mlp_init, "preactivation_std": config.preactivation_std,
+            "input_scale": config.input_scale,
         }  # fmt: skip
         (directory / "config.json").write_text(json.dumps(fields, indent=1) + "\n")
         save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
@@ -327,7 +328,7 @@ class GPT(nn.Module):
 
 def c_fc_std(config: GPTConfig) -> float:
     """Standard deviation of c_fc's initial weights; times sqrt(n_embd) it is that of the pre-activations."""
-    return 0.02 if config.mlp_init == "gpt2" else 1 / math.sqrt(config.n_embd)
+    return 0.02 if config.mlp_init == "gpt2" else config.preactivation_std / math.sqrt(config.n_embd)
 
 
 def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None) -> Tensor:
@@ -364,6 +365,7 @@ def _read_config(path: Path) -> GPTConfig:
             activation=_HF_ACTIVATIONS.get(fields["activation_function"], fields["activation_function"]),
             bias=fields.get("bias", True),
             mlp_init=fields.get("mlp_init", "gpt2"),
+            preactivation_std=fields.get("preactivation_std", 1.0),
             input_scale=fields.get("input_scale", "auto"),
         )
     except KeyError as error:

@@ -64,6 +64,8 @@ def train(run: Run) -> int:
             final = validate(run, metrics)
         if config.eval_only:
             return 0
+        if metrics and progress.step == 0 and config.telemetry_interval:
+            metrics.write({"step": 0} | observe(run, run.batches.read(0, run.rows)))
         prefetcher = stack.enter_context(
             Prefetcher(lambda step: run.batches.read(step, run.rows), progress.step, config.max_steps)
         )
@@ -81,7 +83,6 @@ def train(run: Run) -> int:
         run.warm_up()
         loss_sum, steps_in_sum, clock = torch.zeros((), device=processes.device), 0, Clock()
         for step, batch in enumerate(prefetcher, progress.step):
-            telemetry_row = observe(run, batch) if due(step + 1, config.telemetry_interval, config.max_steps) else {}
             try:
                 loss, grad_norm = take_step(run, step, batch)
             except NonFiniteError as trouble:
@@ -108,7 +109,6 @@ def train(run: Run) -> int:
                             "skipped_steps": progress.skipped_steps,
                             "data_hash": progress.data_hash,
                         }
-                        | telemetry_row
                     )
                     bar.set_postfix_str(f"loss {mean_loss:.3f}", refresh=False)
                     if bar.disable:  # not a terminal: a log file wants lines
@@ -118,6 +118,8 @@ def train(run: Run) -> int:
                         )
                 loss_sum, steps_in_sum = torch.zeros_like(loss_sum), 0
             bar.update()
+            if metrics and due(progress.step, config.telemetry_interval, config.max_steps):
+                metrics.write({"step": progress.step} | observe(run, batch))
 
             evaluated = due(progress.step, config.eval_interval, config.max_steps)
             if evaluated:
@@ -190,8 +192,6 @@ def validate(run: Run, metrics: Metrics | None) -> Evaluation:
 
 def observe(run: Run, batch: Batch) -> dict[str, Any]:
     """Telemetry of every activation on this process's first micro-batch, by the uncompiled model."""
-    if not run.processes.is_main:
-        return {}
     inputs, _ = run.to_device(batch)[0]
     with torch.no_grad(), autocast(run.processes.device, run.dtype):
         return telemetry.observe(run.gpt, inputs)

@@ -76,10 +76,7 @@ class Sweep:
         fields["out_dir"] = str(self.out_dir / name)
         if "telemetry_interval" not in fields and not self.base.telemetry_interval:
             planned = replace(self.base, **fields)
-            # Telemetry joins the training rows, so it is due where one is.
-            fields["telemetry_interval"] = planned.log_interval * max(
-                1, planned.max_steps // (_TELEMETRY_ROWS * planned.log_interval)
-            )
+            fields["telemetry_interval"] = max(1, planned.max_steps // _TELEMETRY_ROWS)
         arguments = [str(self.preset), *(word for name, value in fields.items() for word in (f"--{name}", str(value)))]
         return Job(name, replace(self.base, **fields), tuple(arguments))
 

@@ -31,6 +31,7 @@ class GPTConfig:
     dropout: float = 0.0
     activation: str = "gelu"
     mlp_init: Literal["gpt2", "unit"] = "gpt2"
+    preactivation_std: float = 1.0
     input_scale: Literal["auto", "1"] = "auto"
 
     def __post_init__(self) -> None:
@@ -60,7 +61,9 @@ class Config:
     dropout: float = 0.0
     """Dropout probability on embeddings, attention weights and residual branches."""
     mlp_init: Literal["gpt2", "unit"] = "gpt2"
-    """Standard deviation of c_fc at init: gpt2 0.02; unit 1/sqrt(n_embd), which makes pre-activations N(0, 1)."""
+    """Standard deviation of c_fc at init: gpt2 0.02; unit preactivation_std/sqrt(n_embd)."""
+    preactivation_std: float = 1.0
+    """Standard deviation of the activation's inputs at init, with mlp_init unit."""
     input_scale: Literal["auto", "1"] = "auto"
     """input_std given to the activation: auto is the standard deviation that mlp_init produces; 1 ignores it."""
 
@@ -166,7 +169,8 @@ class Config:
 
 # A resumed run must agree with its checkpoint in these; in everything else it may differ, and the difference is logged.
 FIXED_FIELDS = (
-    "activation", "n_layer", "n_head", "n_embd", "block_size", "bias", "dropout", "mlp_init", "input_scale", "tokenizer",
+    "activation", "n_layer", "n_head", "n_embd", "block_size", "bias", "dropout", "mlp_init", "preactivation_std",
+    "input_scale", "tokenizer",
     "global_batch_size", "learning_rate", "min_lr", "warmup_steps", "decay_steps", "weight_decay", "beta1", "beta2",
     "grad_clip", "activation_lr_scale", "seed",
 )  # fmt: skip
@@ -236,6 +240,12 @@ def _shape_problems(config: GPTConfig | Config) -> list[str]:
     ]
     if not problems and config.n_embd % config.n_head:
         problems.append(f"n_embd={config.n_embd} is not a multiple of n_head={config.n_head}")
+    if config.preactivation_std <= 0:
+        problems.append(f"preactivation_std={config.preactivation_std} must be positive")
+    if config.preactivation_std != 1 and config.mlp_init != "unit":
+        problems.append(
+            f"preactivation_std={config.preactivation_std} has no effect with mlp_init='gpt2'; give --mlp_init unit"
+        )
     if not 0.0 <= config.dropout < 1.0:
         problems.append(f"dropout={config.dropout} must be in [0, 1)")
     try:
