@@ -145,6 +145,7 @@ def test_padded_ids_take_no_part() -> None:
     assert not gpt.transformer.wte.weight.grad[257:].any()
     with torch.no_grad():
         gpt.transformer.wte.weight[257:] = 100.0
+    gpt.requires_grad_(False)
     assert float(gpt(ids, ids)) == pytest.approx(float(F.cross_entropy(gpt(ids).flatten(0, 1), ids.flatten())), rel=1e-6)
     assert int(gpt.generate(ids, 20, generator=torch.Generator().manual_seed(0)).max()) < 257
 
@@ -153,6 +154,7 @@ def test_loss_counts_each_target_once_and_minus_one_never() -> None:
     gpt = make()
     targets = IDS.roll(-1, 1).clone()
     targets[0, 3:9] = -1
+    gpt.requires_grad_(False)
     losses = gpt(IDS, targets, reduction="none")
     assert losses.shape == (2, 48)
     assert not losses[0, 3:9].any()

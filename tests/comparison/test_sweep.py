@@ -46,8 +46,7 @@ def test_min_lr_keeps_its_proportion() -> None:
 
 
 def test_telemetry_is_on_unless_asked_otherwise() -> None:
-    first = plan(TINY, SPECS, 1, {"max_steps": 1000, "log_interval": 7}).jobs([1], ())[0].config
-    assert first.telemetry_interval % 7 == 0
+    first = plan(TINY, SPECS, 1, {"max_steps": 1000}).jobs([1], ())[0].config
     assert 6 <= 1000 // first.telemetry_interval <= 9
     assert plan(TINY, SPECS, 1, {"telemetry_interval": 0}).jobs([1], ())[0].config.telemetry_interval == 0
 
