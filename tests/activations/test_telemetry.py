@@ -44,6 +44,11 @@ def test_channels_are_summed_up_and_nothing_is_left_behind() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_measured_laws_are_about_zero() -> None:
+    model = nn.Sequential(nn.Identity(), nn.GELU())
+    assert telemetry.input_stds(model, gaussian(0.8) - 0.6, nn.GELU) == {"1": pytest.approx(1.0, rel=0.01)}
+
+
 @pytest.mark.parametrize("spec", ["hermite", "fourier", "tropical", "tropical_rational", "rational"])
 @pytest.mark.parametrize("mlp_init", ["gpt2", "unit"])
 def test_gains_inside_gpt_at_initialisation(spec: str, mlp_init: str) -> None:
