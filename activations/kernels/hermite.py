@@ -1,12 +1,19 @@
 """Hermite series F(x) = std * sum_k a_k He_k(x/std)/k! (probabilists' Hermite polynomials)."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from activations.kernels.rows import columns, row_sums, working_dtype
+from activations.kernels.formula import Formula, Total
+from activations.kernels.pointwise import pointwise
+from activations.kernels.polynomial import derivative, horner, power_sums
+
+# The power basis costs half the passes of the recurrence. In float32, |x| <= 6 std, its error relative to sum_k |a_k He_k/k!| stays below
+# 4.3e-7 up to this degree, also for a_k that grow like sqrt(k!); at degree 6 it reaches 1.5e-6, at 16 3.5e-5 (the recurrence: 1.3e-6).
+POWER_BASIS_DEGREE = 5
 
 
 def hermite(x: Tensor, coefficients: Tensor, std: Tensor) -> Tensor:
@@ -14,48 +21,114 @@ def hermite(x: Tensor, coefficients: Tensor, std: Tensor) -> Tensor:
 
     x: (..., channels); coefficients: (k,) or (rows, k), degree k - 1; std: 0-dim, no gradient. Returns x's shape and dtype.
     """
-    y: Tensor = _Hermite.apply(x, coefficients, std)
-    return y
+    return pointwise(_POWER_BASIS if coefficients.shape[-1] <= POWER_BASIS_DEGREE + 1 else _RECURRENCE, x, coefficients, std)
 
 
 def reference(x: Tensor, coefficients: Tensor, std: Tensor) -> Tensor:
-    """The same in plain torch for autograd to differentiate."""
-    z = x.to(working_dtype(x)) / std
-    return (
-        std * sum(a_k * g_k for a_k, g_k in zip(columns(coefficients, x), basis(z, coefficients.shape[-1]), strict=True))
-    ).to(x.dtype)
-
-
-def basis(z: Tensor, count: int) -> list[Tensor]:
-    """g_k = He_k(z)/k! for k < count, by g_{k+1} = (z g_k - g_{k-1})/(k + 1)."""
+    """The same in plain torch for autograd to differentiate; coefficients: (k,) or (channels, k), x in the dtype to work in."""
+    z, count = x / std, coefficients.shape[-1]
     g = [torch.ones_like(z), z]
     for k in range(1, count - 1):
-        g.append((z * g[k] - g[k - 1]) / (k + 1))
-    return g[:count]
+        g.append((z * g[k] - g[k - 1]) / (k + 1))  # He_k/k!
+    return std * torch.stack([coefficients[..., k] * g[k] for k in range(count)]).sum(0)
 
 
-def clenshaw(z: Tensor, a: Sequence[Tensor]) -> Tensor:
-    """sum_k a_k He_k(z)/k! from the top: b_k = a_k + z b_{k+1}/(k + 1) - b_{k+2}/(k + 2), the sum is b_0."""
-    above, b = torch.zeros_like(z), a[-1].expand_as(z)
-    for k in range(len(a) - 2, -1, -1):
-        b, above = a[k] + z * b * (1 / (k + 1)) - above * (1 / (k + 2)), b
+def _factorials(like: Tensor) -> Tensor:
+    """k! for every k of the last dimension of `like`."""
+    return torch.arange(like.shape[-1], dtype=like.dtype, device=like.device).clamp_(min=1).cumprod(0)
+
+
+def _scales(like: Tensor, std: Tensor) -> Tensor:
+    """std^(1-j)/j!, which turns z^j/j! into powers of x."""
+    j = torch.arange(like.shape[-1], dtype=like.dtype, device=like.device)
+    return std ** (1 - j) / _factorials(like)
+
+
+def _fold(a: Tensor, std: Tensor) -> tuple[Tensor]:
+    """c with std sum_k a_k He_k(x/std)/k! = sum_j c_j x^j, from He_k(z)/k! = sum_m (-1/2)^m/m! z^(k-2m)/(k-2m)!."""
+    c = a
+    for m in range(1, (a.shape[-1] + 1) // 2):
+        c = c + F.pad(a[:, 2 * m :], (0, 2 * m)) * ((-0.5) ** m / math.factorial(m))
+    return (c * _scales(a, std),)
+
+
+def _unfold(sums: Tensor, a: Tensor, std: Tensor) -> tuple[Tensor, None]:
+    """The transpose of `_fold`."""
+    dc = sums * _scales(a, std)
+    da = dc
+    for m in range(1, (a.shape[-1] + 1) // 2):
+        da = da + F.pad(dc[:, : -2 * m], (2 * m, 0)) * ((-0.5) ** m / math.factorial(m))
+    return da, None
+
+
+def _clenshaw(z: Tensor, c: Sequence[Tensor]) -> Tensor:
+    """sum_k c_k He_k(z) from the top: b_k = c_k + z b_{k+1} - (k + 1) b_{k+2}, the sum is b_0."""
+    above, b = torch.zeros_like(z), torch.zeros_like(z).add_(c[-1])
+    for k in range(len(c) - 2, -1, -1):
+        torch.add(c[k], above, alpha=-(k + 1), out=above).addcmul_(z, b)
+        above, b = b, above
     return b
 
 
-class _Hermite(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, coefficients: Tensor, std: Tensor) -> Tensor:
-        return (std * clenshaw(x.to(working_dtype(x)) / std, columns(coefficients, x))).to(x.dtype)
+def _saturated(y: Tensor, z: Tensor, limits: Sequence[Tensor]) -> Tensor:
+    """Where the recurrence ran into inf - inf, the infinity of the leading term (NaN stays NaN)."""
+    return torch.where(y.isnan(), torch.where(z > 0, limits[0], limits[1]) * z.abs(), y)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:
-        x, coefficients, std = ctx.saved_tensors
-        z, g = x.to(working_dtype(x)) / std, dy.to(working_dtype(x))
-        a = columns(coefficients, x)
-        # (He_k/k!)' = He_{k-1}/(k-1)!: the derivative is the same series with its coefficients shifted by one.
-        dx = (g * clenshaw(z, a[1:])).to(x.dtype) if len(a) > 1 else torch.zeros_like(x)
-        return dx, row_sums([g * std * g_k for g_k in basis(z, len(a))], coefficients), None
+def _prepare(a: Tensor, std: Tensor) -> tuple[Tensor, ...]:
+    """Coefficients of He_k in F and in F', 1/std, and F's limits at +-inf as signed infinities (0 where all a_k vanish)."""
+    factorials = _factorials(a)
+    k = torch.arange(a.shape[-1], device=a.device)
+    leading = ((a != 0) * k).amax(1, keepdim=True)
+    limit = a.gather(1, leading).sign() * math.inf
+    limit = limit.nan_to_num(0.0, math.inf, -math.inf)
+    limits = torch.cat([limit, limit * (1 - 2 * (leading % 2))], dim=1)
+    return a * std / factorials, a[:, 1:] / factorials[:-1], 1 / std, limits
+
+
+def _value(
+    z: Tensor,
+    out: Tensor | None,
+    c: Sequence[Tensor],
+    slopes: Sequence[Tensor],
+    inverse: Sequence[Tensor],
+    limits: Sequence[Tensor],
+) -> Tensor:
+    z = z * inverse[0]
+    y = _clenshaw(z, c)
+    if not torch.compiler.is_compiling() and z.device.type == "cpu" and bool(y.sum().isfinite()):
+        return y  # a select is dear where it is a pass over memory of its own
+    return _saturated(y, z, limits)
+
+
+def _gradients(
+    z: Tensor,
+    g: Tensor,
+    total: Total,
+    out: Tensor | None,
+    c: Sequence[Tensor],
+    slopes: Sequence[Tensor],
+    inverse: Sequence[Tensor],
+    limits: Sequence[Tensor],
+) -> tuple[Tensor, list[Tensor]]:
+    z = z * inverse[0]
+    below, current = torch.ones_like(z), z.clone()
+    sums = [total(g), total(g, z)]
+    for k in range(1, len(c) - 1):  # He_{k+1} = z He_k - k He_{k-1}
+        below.mul_(-k).addcmul_(z, current)
+        below, current = current, below
+        sums.append(total(g, current))
+    return _clenshaw(z, slopes).mul_(g), sums
+
+
+def _collect(sums: Tensor, a: Tensor, std: Tensor) -> tuple[Tensor, None]:
+    return sums * std / _factorials(a), None
+
+
+_POWER_BASIS = Formula(
+    prepare=_fold,
+    value=lambda z, out, c: horner(z, out, c),
+    gradients=lambda z, g, total, out, c: (horner(z, out, derivative(c)).mul_(g), power_sums(z, g, total, len(c))),
+    collect=_unfold,
+)
+_RECURRENCE = Formula(prepare=_prepare, value=_value, gradients=_gradients, collect=_collect, tabulated=True)

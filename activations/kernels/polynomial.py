@@ -1,12 +1,12 @@
 """Polynomial in the power basis: F(x) = sum_j c_j x^j."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from activations.kernels.rows import columns, row_sums, working_dtype
+from activations.kernels.formula import Formula, Total
+from activations.kernels.pointwise import pointwise
 
 
 def polynomial(x: Tensor, c: Tensor) -> Tensor:
@@ -14,43 +14,48 @@ def polynomial(x: Tensor, c: Tensor) -> Tensor:
 
     x: (..., channels); c: (k,) or (rows, k), degree k - 1. Returns x's shape and dtype.
     """
-    y: Tensor = _Polynomial.apply(x, c)
-    return y
+    return pointwise(_FORMULA, x, c)
 
 
 def reference(x: Tensor, c: Tensor) -> Tensor:
-    """The same in plain torch for autograd to differentiate."""
-    return horner(x.to(working_dtype(x)), columns(c, x)).to(x.dtype)
+    """The same in plain torch for autograd to differentiate; c: (k,), or (channels, k), x in the dtype to work in."""
+    return torch.stack([c[..., j] * x**j for j in range(c.shape[-1])]).sum(0)
 
 
-def horner(x: Tensor, c: Sequence[Tensor]) -> Tensor:
-    """((c_n x + c_{n-1}) x + ...) + c_0 with x's shape.
+def horner(z: Tensor, out: Tensor | None, c: Sequence[Tensor]) -> Tensor:
+    """((c_n z + c_{n-1}) z + ...) + c_0 in z's shape, built in `out`.
 
-    At an infinite partial sum a vanishing x cannot turn up: x is the same in every step, so no 0 * inf and no NaN for finite x
-    except inf - inf, which needs |c_j| near the largest float.
+    Infinite partial sums stay infinite: the factor is the same large z at every step, so neither 0 * inf nor inf - inf turns up.
     """
-    y = c[-1].expand_as(x)
-    for c_j in reversed(c[:-1]):
-        y = y * x + c_j
+    if len(c) == 1:
+        return torch.zeros_like(z).add_(c[0])
+    y = torch.mul(z, c[-1], out=out).add_(c[-2])
+    for c_j in reversed(c[:-2]):
+        torch.addcmul(c_j, z, y, out=y)
     return y
 
 
-class _Polynomial(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, c: Tensor) -> Tensor:
-        return horner(x.to(working_dtype(x)), columns(c, x)).to(x.dtype)
+def power_sums(z: Tensor, g: Tensor, total: Total, count: int) -> list[Tensor]:
+    """total(g z^j) for j < count."""
+    sums, product = [total(g)], g
+    for j in range(1, count):
+        sums.append(total(product, z))
+        if j + 1 < count:
+            product = g * z if product is g else product.mul_(z)
+    return sums
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:
-        x, c = ctx.saved_tensors
-        z, g = x.to(working_dtype(x)), dy.to(working_dtype(x))
-        slopes = [j * c_j for j, c_j in enumerate(columns(c, x))][1:]
-        dx = (g * horner(z, slopes)).to(x.dtype) if slopes else torch.zeros_like(x)
-        terms = [g]
-        for _ in range(c.shape[-1] - 1):
-            terms.append(terms[-1] * z)
-        return dx, row_sums(terms, c)
+def derivative(c: Sequence[Tensor]) -> list[Tensor]:
+    """Coefficients of the derivative."""
+    return [j * c_j for j, c_j in enumerate(c)][1:] or [torch.zeros_like(c[0])]
+
+
+def _value(z: Tensor, out: Tensor | None, c: Sequence[Tensor]) -> Tensor:
+    return horner(z, out, c)
+
+
+def _gradients(z: Tensor, g: Tensor, total: Total, out: Tensor | None, c: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    return horner(z, out, derivative(c)).mul_(g), power_sums(z, g, total, len(c))
+
+
+_FORMULA = Formula(prepare=lambda c: (c,), value=_value, gradients=_gradients, collect=lambda sums, c: (sums,))

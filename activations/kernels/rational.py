@@ -1,52 +1,57 @@
-"""Safe Pade rational function: F(x) = P(x) / (1 + |A(x)|), A(x) = sum_{j>=1} q_j x^j (Molina et al., arXiv 1907.06732; rows as in KAT)."""
+"""Safe Pade rational function F(x) = P(x) / (1 + |A(x)|), A(x) = sum_{j>=1} q_j x^j (Molina et al., arXiv 1907.06732)."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from activations.kernels.polynomial import horner
-from activations.kernels.rows import columns, row_sums, working_dtype
+from activations.kernels.formula import Formula, Total
+from activations.kernels.pointwise import pointwise
+from activations.kernels.polynomial import derivative, horner, power_sums
 
 
 def rational(x: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """sum_{j>=0} p_j x^j / (1 + |sum_{j>=1} q_j x^j|), differentiable in x, p and q.
+    """sum_{j>=0} p_j x^j / (1 + |sum_{j>=1} q_j x^j|), differentiable in x, p and q; constant where x^(degree + 1) would overflow.
 
     x: (..., channels); p: (m + 1,) or (rows, m + 1); q: (n,) or (rows, n), q_1 first. Returns x's shape and dtype.
     """
-    y: Tensor = _Rational.apply(x, p, q)
-    return y
+    return pointwise(_FORMULA, x, p, q)
 
 
 def reference(x: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """The same in plain torch for autograd to differentiate."""
-    z = x.to(working_dtype(x))
-    return (horner(z, columns(p, x)) / (1 + (z * horner(z, columns(q, x))).abs())).to(x.dtype)
+    """The same in plain torch for autograd to differentiate; p, q: (k,) or (channels, k), x in the dtype to work in."""
+    numerator = torch.stack([p[..., j] * x**j for j in range(p.shape[-1])]).sum(0)
+    return numerator / (1 + torch.stack([q[..., j] * x ** (j + 1) for j in range(q.shape[-1])]).sum(0).abs())
 
 
-class _Rational(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, p: Tensor, q: Tensor) -> Tensor:
-        return reference(x, p, q)
+def _within(z: Tensor, p: Sequence[Tensor], q: Sequence[Tensor]) -> Tensor:
+    """z clamped to where no power overflows: inf / inf would be NaN."""
+    largest = torch.finfo(z.dtype).max ** (1 / (max(len(p) - 1, len(q)) + 1))
+    return z.clamp(-largest, largest)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:
-        x, p, q = ctx.saved_tensors
-        z, g = x.to(working_dtype(x)), dy.to(working_dtype(x))
-        p_columns, q_columns = columns(p, x), columns(q, x)
-        inner = z * horner(z, q_columns)
-        denominator = 1 + inner.abs()
-        over = g / denominator
-        under = -over * horner(z, p_columns) / denominator * inner.sign()
-        p_slopes = [j * p_j for j, p_j in enumerate(p_columns)][1:] or [torch.zeros_like(p_columns[0])]
-        dx = over * horner(z, p_slopes) + under * horner(z, [j * q_j for j, q_j in enumerate(q_columns, start=1)])
-        d_p, d_q = [over], [under * z]
-        for _ in range(p.shape[-1] - 1):
-            d_p.append(d_p[-1] * z)
-        for _ in range(q.shape[-1] - 1):
-            d_q.append(d_q[-1] * z)
-        return dx.to(x.dtype), row_sums(d_p, p), row_sums(d_q, q)
+def _value(z: Tensor, out: Tensor | None, p: Sequence[Tensor], q: Sequence[Tensor]) -> Tensor:
+    z = _within(z, p, q)
+    denominator = horner(z, None, q).mul_(z).abs_().add_(1)
+    return horner(z, out, p).div_(denominator)
+
+
+def _gradients(
+    z: Tensor, g: Tensor, total: Total, out: Tensor | None, p: Sequence[Tensor], q: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Sums: g x^j / Q for every p_j, then g F x^j sign(A) / Q for every q_j, j >= 1."""
+    z = _within(z, p, q)
+    inner = horner(z, None, q).mul_(z)
+    inverse = inner.abs().add_(1).reciprocal_()
+    over = g * inverse
+    under = horner(z, None, p).mul_(inverse).mul_(over).mul_(inner.sign_()).neg_()
+    dz = horner(z, out, derivative(p)).mul_(over)
+    dz.addcmul_(under, horner(z, None, [j * q_j for j, q_j in enumerate(q, start=1)]))
+    return dz, power_sums(z, over, total, len(p)) + power_sums(z, under, total, len(q) + 1)[1:]
+
+
+def _collect(sums: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
+    return sums.split([p.shape[-1], q.shape[-1]], dim=1)
+
+
+_FORMULA = Formula(prepare=lambda p, q: (p, q), value=_value, gradients=_gradients, collect=_collect, tabulated=True)

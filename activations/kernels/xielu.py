@@ -1,11 +1,12 @@
 """xIELU (Huang and Schlag, arXiv 2411.13010): quadratic for positive inputs, integrated ELU for negative ones."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from activations.kernels.rows import columns, row_sums, working_dtype
+from activations.kernels.formula import Formula, Total
+from activations.kernels.pointwise import pointwise
 
 
 def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor) -> Tensor:
@@ -14,34 +15,44 @@ def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor
     These are the effective slopes: the paper's positivity, alpha_p = softplus(a_p) and alpha_n = beta + softplus(a_n), is the caller's.
     x: (..., channels); alpha_p, alpha_n, beta: (1,) or (rows, 1). Returns x's shape and dtype.
     """
-    y: Tensor = _XIELU.apply(x, alpha_p, alpha_n, beta, std)
-    return y
+    return pointwise(_FORMULA, x, alpha_p, alpha_n, beta, std)
 
 
 def reference(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor) -> Tensor:
-    """The same in plain torch for autograd to differentiate."""
-    z = x.to(working_dtype(x)) / std
-    (a_p,), (a_n,), (b,) = columns(alpha_p, x), columns(alpha_n, x), columns(beta, x)
-    return (std * (torch.where(z > 0, a_p * z * z, a_n * (torch.expm1(z.clamp(max=0)) - z)) + b * z)).to(x.dtype)
+    """The same in plain torch for autograd to differentiate; coefficients (1,) or (channels, 1), x in the dtype to work in."""
+    z = x / std
+    tail = torch.expm1(z.clamp(max=0)) - z
+    return std * (torch.where(z > 0, alpha_p[..., 0] * z**2, alpha_n[..., 0] * tail) + beta[..., 0] * z)
 
 
-class _XIELU(torch.autograd.Function):
-    @staticmethod
-    def forward(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor) -> Tensor:
-        return reference(x, alpha_p, alpha_n, beta, std)
+def _prepare(alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor) -> tuple[Tensor, ...]:
+    """With p = max(x, 0) and e = expm1(min(x, 0)/std): F = (alpha_p/std) p^2 + alpha_n (std e - (x - p)) + beta x."""
+    return alpha_p / std, alpha_n, beta, std, 1 / std
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:
-        x, alpha_p, alpha_n, beta, std = ctx.saved_tensors
-        z, g = x.to(working_dtype(x)) / std, dy.to(working_dtype(x))
-        (a_p,), (a_n,), (b,) = columns(alpha_p, x), columns(alpha_n, x), columns(beta, x)
-        positive, tail = z > 0, torch.expm1(z.clamp(max=0))
-        dx = g * (torch.where(positive, 2 * a_p * z, a_n * tail) + b)
-        g = std * g
-        d_p = torch.where(positive, g * z * z, 0)
-        d_n = torch.where(positive, 0, g * (tail - z))
-        return dx.to(x.dtype), row_sums([d_p], alpha_p), row_sums([d_n], alpha_n), row_sums([g * z], beta), None
+def _value(z: Tensor, out: Tensor | None, *columns: Sequence[Tensor]) -> Tensor:
+    (a_p,), (a_n,), (beta,), (std,), (inverse,) = columns
+    positive = z.clamp(min=0)
+    tail = torch.sub(z, positive, out=out)
+    tail = torch.expm1(tail * inverse).mul_(std).sub_(tail)
+    return positive.mul_(positive).mul_(a_p).addcmul_(a_n, tail).addcmul_(beta, z)
+
+
+def _gradients(
+    z: Tensor, g: Tensor, total: Total, out: Tensor | None, *columns: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Sums: g p^2, g (std e - (x - p)), g x."""
+    (a_p,), (a_n,), (beta,), (std,), (inverse,) = columns
+    positive = z.clamp(min=0)
+    negative = z - positive
+    tail = torch.expm1(negative * inverse)
+    dz = torch.mul(positive, 2 * a_p, out=out).addcmul_(a_n, tail).add_(beta).mul_(g)
+    return dz, [total(positive.mul_(positive), g), total(tail.mul_(std).sub_(negative), g), total(g, z)]
+
+
+def _collect(sums: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor) -> tuple[Tensor | None, ...]:
+    p, n, b = sums.split(1, dim=1)
+    return p / std, n, b, None
+
+
+_FORMULA = Formula(prepare=_prepare, value=_value, gradients=_gradients, collect=_collect)

@@ -1,0 +1,143 @@
+"""How a formula is run: whole, in cache-sized blocks, or from a table of all 16-bit values. The choice changes the speed, not the values.
+
+Without a compiler every operator is a pass over memory; on blocks that stay in a core's second-level cache the passes are cheap.
+"""
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from activations.kernels.formula import Formula, Total, working_dtype
+
+log = logging.getLogger(__name__)
+
+Columns = Sequence[tuple[Tensor, ...]]
+
+# Two cores with 1 MiB each hold it; a quarter of it pays 1.5x in starting the threads (4 x 256 x 1536).
+BLOCK = 1 << 18
+FUSED = 8
+PATTERNS = 1 << 16
+# A gather and a weighted histogram over x cost about as much as eight evaluations of the table.
+TABLE_PAYS_FROM = 8 * PATTERNS
+
+
+def choose(formula: Formula, x: Tensor) -> str:
+    """`whole` under a compiler and on every device but the CPU, `table` for dear formulas of many 16-bit values, else `blocks`."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return "whole"
+    path = "table" if formula.tabulated and x.itemsize == 2 and x.shape[1] == 1 and x.numel() >= TABLE_PAYS_FROM else "blocks"
+    _announce(path, x.dtype)
+    return path
+
+
+def value(formula: Formula, x: Tensor, columns: Columns) -> Tensor:
+    """F(x) for contiguous x (n, rows, width), rounded once to x's dtype."""
+    path = choose(formula, x)
+    if path == "whole":
+        return formula.value(x.to(working_dtype(x)), None, *columns).to(x.dtype)
+    if path == "table":
+        entries = formula.value(_all_patterns(x.dtype), None, *columns).to(x.dtype)
+        return entries.index_select(0, _pattern(x)).view(x.shape)
+    y = torch.empty_like(x)
+    for x_block, y_block in zip(_split(x), _split(y), strict=True):
+        z = x_block.to(working_dtype(x))
+        out = y_block if y_block.dtype == z.dtype else None
+        result = formula.value(z, out, *columns)
+        if result is not out:
+            y_block.copy_(result)
+    return y
+
+
+def gradients(formula: Formula, x: Tensor, dy: Tensor, columns: Columns, learned: bool) -> tuple[Tensor, Tensor]:
+    """(dy F'(x) in x's dtype, the formula's sums (rows, number of sums)) for contiguous x and dy; the sums are void unless `learned`."""
+    path = choose(formula, x)
+    if path == "whole":
+        # A view of x that the forward has not, or the partitioner would share the forward's intermediates and save them.
+        z = realized(x).to(working_dtype(x))
+        dz, products = formula.gradients(z, dy.to(working_dtype(x)), _product, None, *columns)
+        dx = realized(dz).to(x.dtype)
+        return dx, _gather([_fused_total(product, len(products)) for product in products])
+    total = _no_total if not learned else _dot if x.shape[1] == 1 else _row_total
+    if path == "table":
+        return _from_table(formula, x, dy, columns, total)
+    dx, parts = torch.empty_like(x), []
+    for x_block, dy_block, dx_block in zip(_split(x), _split(dy), _split(dx), strict=True):
+        z, g = x_block.to(working_dtype(x)), dy_block.to(working_dtype(x))
+        out = dx_block if dx_block.dtype == z.dtype else None
+        result, sums = formula.gradients(z, g, total, out, *columns)
+        if result is not out:
+            dx_block.copy_(result)
+        parts.append(_gather(sums))
+    return dx, torch.stack(parts).sum(0)
+
+
+def _from_table(formula: Formula, x: Tensor, dy: Tensor, columns: Columns, total: Total) -> tuple[Tensor, Tensor]:
+    """Every element of one pattern has the same F': gather it, and weigh each pattern's part of the sums by the dy that fell on it."""
+    pattern = _pattern(x)
+    z, dy_flat = _all_patterns(x.dtype), dy.view(-1).float()
+    slopes, _ = formula.gradients(z, torch.ones_like(z), _no_total, None, *columns)
+    dx = slopes.index_select(0, pattern).mul_(dy_flat).to(x.dtype)
+    weights = torch.bincount(pattern, dy_flat, PATTERNS).float()
+    # A pattern that x does not hold may be inf or NaN; it must not meet its weight of zero.
+    _, sums = formula.gradients(torch.where(weights == 0, 0, z), weights, total, None, *columns)
+    return dx.view(x.shape), _gather(sums)
+
+
+def realized(t: Tensor) -> Tensor:
+    """t, which a compiler must have in memory from here on: the base of a new view. Nothing is copied or computed."""
+    return t.as_strided(t.shape, t.stride()) if torch.compiler.is_compiling() else t
+
+
+@cache
+def _announce(path: str, dtype: torch.dtype) -> None:
+    log.debug("activations of %s run eagerly on the CPU: %s", dtype, path)
+
+
+def _split(x: Tensor) -> tuple[Tensor, ...]:
+    """Along n; at least one block, so that empty inputs take the same way."""
+    return x.split(max(1, BLOCK // max(1, x.shape[1] * x.shape[2])))
+
+
+def _pattern(x: Tensor) -> Tensor:
+    """The 16 bits of every element as an index."""
+    return x.view(-1).view(torch.uint16).to(torch.int32)
+
+
+def _all_patterns(dtype: torch.dtype) -> Tensor:
+    """Every value of a 16-bit dtype, in the order of its bits, as float32."""
+    return torch.arange(PATTERNS, dtype=torch.int32).to(torch.uint16).view(dtype).float()
+
+
+def _gather(sums: Sequence[Tensor]) -> Tensor:
+    """Sums, each 0-dim or (rows, 1), as (rows, number of sums)."""
+    return torch.stack([s.reshape(-1) for s in sums], dim=1)
+
+
+def _product(u: Tensor, v: Tensor | None = None) -> Tensor:
+    """What is to be summed, later: Inductor fuses dx and the sums into one loop over x only if dx comes first.
+
+    The sums must be plain reductions, innermost first (a dot product there cost 5x; one sum over everything loses accuracy).
+    """
+    return u.clone() if v is None else u * v
+
+
+def _fused_total(product: Tensor, count: int) -> Tensor:
+    if product.device.type == "cpu" and product.shape[1] == 1 and count <= FUSED:
+        return product.sum()
+    return product.sum(-1, keepdim=True).sum(0)
+
+
+def _dot(u: Tensor, v: Tensor | None = None) -> Tensor:
+    """One row: no temporary for the product."""
+    return u.sum() if v is None else torch.dot(u.view(-1), v.view(-1))
+
+
+def _row_total(u: Tensor, v: Tensor | None = None) -> Tensor:
+    return (u if v is None else u * v).sum((0, 2)).unsqueeze(-1)
+
+
+def _no_total(u: Tensor, v: Tensor | None = None) -> Tensor:
+    return u.new_zeros(())
