@@ -9,7 +9,7 @@ Shapes in the comments: B batch, T time (tokens), C n_embd, H heads, D = C/H, S 
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,8 @@ from config.schema import GPTConfig
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # GPT-2 stores (in, out)
 _HF_ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu:exact=true", "relu": "relu", "silu": "silu"}
 
+Matvec = Callable[[Tensor, Tensor], Tensor]  # (out, in), (in,) -> (out,)
+
 
 class LayerNorm(nn.Module):
     """Layer normalisation with an optional bias, (..., C) -> (..., C)."""
@@ -36,6 +38,23 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
+
+
+class Linear(nn.Linear):
+    """x W^T + b, (..., in) -> (..., out)."""
+
+    matvec: Matvec | None = None  # `GPT.compile_decoding` sets it
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias, self.matvec)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, matvec: Matvec | None) -> Tensor:
+    """x W^T + b, (..., in) -> (..., out), by `matvec` where x is a single row and there is one."""
+    if matvec is None or x.numel() != weight.size(1):
+        return F.linear(x, weight, bias)
+    y = matvec(weight, x.flatten()).view(*x.shape[:-1], -1)
+    return y if bias is None else y + bias
 
 
 class KVCache:
@@ -60,8 +79,8 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
+        self.c_proj = Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
@@ -99,9 +118,9 @@ class MLP(nn.Module):
         width = 4 * config.n_embd
         # After the layer norm x has unit second moment, so c_fc's std sets the law that the activation is fed.
         input_std = c_fc_std(config) * math.sqrt(config.n_embd) if config.input_scale == "auto" else 1.0
-        self.c_fc = nn.Linear(config.n_embd, width, bias=config.bias)
+        self.c_fc = Linear(config.n_embd, width, bias=config.bias)
         self.act = activations.build(config.activation, width, input_std)
-        self.c_proj = nn.Linear(width, config.n_embd, bias=config.bias)
+        self.c_proj = Linear(width, config.n_embd, bias=config.bias)
         self.dropout = config.dropout
 
     def forward(self, x: Tensor) -> Tensor:
@@ -159,6 +178,8 @@ class GPT(nn.Module):
     two models that differ in the activation start from the same weights.
     """
 
+    matvec: Matvec | None = None  # see `compile_decoding`
+
     def __init__(self, config: GPTConfig, seed: int = 0) -> None:
         super().__init__()
         self.config = config
@@ -197,12 +218,15 @@ class GPT(nn.Module):
         Targets of -1 count as no token. `reduction` "mean" gives a scalar, "none" (B, T) with zeros at -1.
         With a `cache` the logits are those of the last token alone, (B, 1, V), and the tokens join the cache.
         """
-        logits = F.linear(self.transformer(tokens, cache), self.transformer.wte.weight)  # (B, T, P)
-        logits = logits[..., : self.config.vocab_size]
+        logits = self.logits(self.transformer(tokens, cache))
         if targets is None:
             return logits
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1, reduction=reduction)
         return loss if reduction == "mean" else loss.view_as(targets)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (..., V) of the transformer's output (..., C); the padded ids have none."""
+        return linear(x, self.transformer.wte.weight, None, self.matvec)[..., : self.config.vocab_size]
 
     def generate(self, tokens: Tensor, max_new_tokens: int, **sampling: Any) -> Tensor:
         """`tokens` (B, T) with `max_new_tokens` more behind them; see `stream` for the sampling arguments."""
@@ -234,10 +258,21 @@ class GPT(nn.Module):
                 cache = (
                     KVCache(self.config, tokens.size(0), tokens.device, self.cache_dtype(tokens.device)) if use_cache else None
                 )
-            logits = self(new, cache=cache)[:, -1].float()  # (B, V)
+            logits = self.logits(self.transformer(new, cache)[:, -1]).float()  # (B, V)
             chosen = sample(logits, temperature, top_k, top_p, generator).to(tokens.device)
             tokens = torch.cat([tokens, chosen[:, None]], dim=1)
             yield chosen
+
+    def compile_decoding(self) -> None:
+        """From now on compute a token that is generated alone (one sequence, on a CPU) by a compiled matrix-vector product.
+
+        Such a token costs one reading of all weights. Libraries read them with one core, in bfloat16 at a third of its
+        bandwidth; the compiled sum uses all of both (LOG.md). The first token waits seconds for the compiler.
+        """
+        matvec = torch.compile(_matvec, dynamic=True)  # one kernel for all shapes of a dtype
+        for module in self.modules():
+            if isinstance(module, Linear | GPT):
+                module.matvec = matvec
 
     def cache_dtype(self, device: torch.device) -> torch.dtype:
         """What keys and values are computed in: autocast's type where it is on, else the weights'."""
@@ -337,6 +372,11 @@ class GPT(nn.Module):
         model = cls(config)
         model.load_gpt2_state_dict(state, str(folder))
         return model
+
+
+def _matvec(weight: Tensor, x: Tensor) -> Tensor:
+    """W x, (out, in) and (in,) -> (out,), summed in float32; only a compiler keeps the products out of memory."""
+    return (weight.float() * x.float()).sum(-1).to(x.dtype)
 
 
 def c_fc_std(config: GPTConfig) -> float:

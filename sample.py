@@ -17,7 +17,7 @@ from data import tokenizer
 from data.tokenizer import Tokenizer
 from model import GPT
 from runtime import checkpoint
-from runtime.hardware import pick_device, pick_dtype
+from runtime.hardware import pick_device, pick_dtype, why_not_compile
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,6 +28,10 @@ def main(argv: list[str] | None = None) -> int:
         device = pick_device(options.device)
         gpt, words = load(options.run, options.checkpoint, options.tokenizer)
         gpt.to(device, pick_dtype(options.dtype, device))
+        if options.compile:
+            if reason := why_not_compile(device):
+                raise ValueError(f"--compile cannot work here: {reason}; leave it out")
+            gpt.compile_decoding()
         prompt = words.encode(_prompt(options))
         if prompt.size and int(prompt.max()) >= gpt.config.vocab_size:
             raise ValueError(
@@ -102,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=1337, metavar="S", help="seed of the sampling (default 1337)")
     add("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps")
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="what weights and products are in")
+    add("--compile", action="store_true", help="compile the matrix products of one sample on a CPU: pays from about 1000 tokens")
     add("--tokenizer", default="", choices=["", "gpt2", "bytes"], help="needed only where the folder does not name it")
     return parser
 

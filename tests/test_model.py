@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import activations
 from config.schema import GPTConfig
 from model import GPT, KVCache, sample
+from runtime.hardware import why_not_compile
 
 CONFIG = GPTConfig(n_layer=3, n_head=4, n_embd=64, block_size=48, vocab_size=300)
 IDS = torch.randint(0, 300, (2, 48), generator=torch.Generator().manual_seed(0))
@@ -192,6 +193,17 @@ def test_cached_logits_are_the_full_ones() -> None:
             assert (last[:, -1] - gpt(IDS[:, :t])[:, -1]).abs().max() < 1e-4
             last = gpt(IDS[:, t : t + 1], cache=cache)
     assert cache.length == 48
+
+
+@pytest.mark.skipif(bool(why_not_compile(torch.device("cpu"))), reason="no C++ compiler")
+def test_compiled_decoding_changes_no_token() -> None:
+    gpt = make()
+    prompt = IDS[:1, :30]
+    plain = gpt.generate(prompt, 40, temperature=0.0)  # past block_size too
+    gpt.compile_decoding()
+    with torch.inference_mode():
+        assert torch.allclose(gpt(IDS[:1, :1]), make()(IDS[:1, :1]), atol=1e-5)
+    assert torch.equal(gpt.generate(prompt, 40, temperature=0.0), plain)
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:
