@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=1337, metavar="S", help="seed of the sampling (default 1337)")
     add("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps")
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="what weights and products are in")
-    add("--compile", action="store_true", help="compile the matrix products of one sample on a CPU: pays from about 1000 tokens")
+    add("--compile", action="store_true", help="compile the matrix products of one sample on a CPU; pays from 1000 tokens")
     add("--tokenizer", default="", choices=["", "gpt2", "bytes"], help="needed only where the folder does not name it")
     return parser
 
