@@ -66,7 +66,20 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
     for part, peak in _DATASHEET_PEAKS.items():
         if part in name and dtype in (torch.bfloat16, torch.float16):
             return peak, "data sheet"
-    return _measured_peak(device, dtype), "measured matrix product"
+    return measured_peak_flops(device, dtype), "measured matrix product"
+
+
+@functools.cache
+def measured_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of the best of several large matrix products."""
+    n = 8192 if device.type == "cuda" else 512  # float16 on a CPU is slow enough to make more than this a wait
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(4 if device.type == "cuda" else 40):  # the first one warms up, and other programs take their share
+        started = time.perf_counter()
+        float((a @ b)[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return 2 * n**3 / best
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -108,15 +121,3 @@ def _cpu_name() -> str:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-@functools.cache
-def _measured_peak(device: torch.device, dtype: torch.dtype) -> float:
-    n = 8192 if device.type == "cuda" else 512  # float16 on a CPU is slow enough to make more than this a wait
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(4 if device.type == "cuda" else 40):  # the first one warms up, and other programs take their share
-        started = time.perf_counter()
-        float((a @ b)[0, 0])  # waits for the device
-        best = min(best, time.perf_counter() - started)
-    return 2 * n**3 / best
