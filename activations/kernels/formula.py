@@ -1,7 +1,7 @@
 """What a family of pointwise functions has to say about itself, as plain torch on blocks (n, rows, width).
 
-n positions, `width` channels that share one of `rows` rows of coefficients. Inductor fuses a formula into one loop; `paths` says how it
-is run elsewhere.
+n positions, `width` channels that share one of `rows` rows of coefficients. Inductor fuses a formula into one loop;
+`paths` says how it is run elsewhere.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class Formula:
     gradients: Callable[..., tuple[Tensor, Sequence[Tensor]]]
     """(z, g, total: Total, out, *columns) -> (g F'(z), sums), each sum a `total`."""
     collect: Callable[..., tuple[Tensor | None, ...]]
-    """(sums (rows, number of sums), *coefficients) -> one gradient (rows, k) for each coefficient tensor, None where it has none."""
+    """(sums (rows, number of sums), *coefficients) -> a gradient (rows, k) for each coefficient tensor, None for constants."""
     tabulated: bool = False
     """Dear enough op by op that 16-bit inputs on a CPU are better served from a table of all their values."""
 

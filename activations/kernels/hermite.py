@@ -11,8 +11,9 @@ from activations.kernels.formula import Formula, Total
 from activations.kernels.pointwise import pointwise
 from activations.kernels.polynomial import derivative, horner, power_sums
 
-# The power basis costs half the passes of the recurrence. In float32, |x| <= 6 std, its error relative to sum_k |a_k He_k/k!| stays below
-# 4.3e-7 up to this degree, also for a_k that grow like sqrt(k!); at degree 6 it reaches 1.5e-6, at 16 3.5e-5 (the recurrence: 1.3e-6).
+# The power basis costs half the passes of the recurrence. In float32 for |x| <= 6 std its error relative to
+# sum_k |a_k He_k/k!| stays below 4.3e-7 up to this degree, also for a_k that grow like sqrt(k!); at degree 6 it reaches
+# 1.5e-6, at 16 3.5e-5 (the recurrence: 1.3e-6).
 POWER_BASIS_DEGREE = 5
 
 

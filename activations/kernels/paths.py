@@ -1,6 +1,7 @@
-"""How a formula is run: whole, in cache-sized blocks, or from a table of all 16-bit values. The choice changes the speed, not the values.
+"""How a formula is run: whole, in cache-sized blocks, or from a table of all 16-bit values.
 
-Without a compiler every operator is a pass over memory; on blocks that stay in a core's second-level cache the passes are cheap.
+The choice changes the speed, not the values. Without a compiler every operator is a pass over memory; on blocks that stay in
+a core's second-level cache the passes are cheap.
 """
 
 import logging
@@ -18,14 +19,15 @@ Columns = Sequence[tuple[Tensor, ...]]
 
 # Two cores with 1 MiB each hold it; a quarter of it pays 1.5x in starting the threads (4 x 256 x 1536).
 BLOCK = 1 << 18
-FUSED = 8
+# Inductor fuses dx with sums over everything, but each costs it a cascade of accumulators; sums row by row it does not fuse.
+FUSED_SUMS = 8
 PATTERNS = 1 << 16
 # A gather and a weighted histogram over x cost about as much as eight evaluations of the table.
 TABLE_PAYS_FROM = 8 * PATTERNS
 
 
 def choose(formula: Formula, x: Tensor) -> str:
-    """`whole` under a compiler and on every device but the CPU, `table` for dear formulas of many 16-bit values, else `blocks`."""
+    """`whole` under a compiler and off the CPU, `table` for dear formulas of many 16-bit values, else `blocks`."""
     if torch.compiler.is_compiling() or x.device.type != "cpu":
         return "whole"
     path = "table" if formula.tabulated and x.itemsize == 2 and x.shape[1] == 1 and x.numel() >= TABLE_PAYS_FROM else "blocks"
@@ -52,14 +54,16 @@ def value(formula: Formula, x: Tensor, columns: Columns) -> Tensor:
 
 
 def gradients(formula: Formula, x: Tensor, dy: Tensor, columns: Columns, learned: bool) -> tuple[Tensor, Tensor]:
-    """(dy F'(x) in x's dtype, the formula's sums (rows, number of sums)) for contiguous x and dy; the sums are void unless `learned`."""
+    """(dy F'(x) in x's dtype, the sums (rows, number of sums)) for contiguous x and dy; the sums are void unless `learned`."""
     path = choose(formula, x)
     if path == "whole":
         # A view of x that the forward has not, or the partitioner would share the forward's intermediates and save them.
         z = realized(x).to(working_dtype(x))
         dz, products = formula.gradients(z, dy.to(working_dtype(x)), _product, None, *columns)
-        dx = realized(dz).to(x.dtype)
-        return dx, _gather([_fused_total(product, len(products)) for product in products])
+        if x.device.type == "cpu" and x.shape[1] == 1 and len(products) <= FUSED_SUMS:
+            # Half the memory traffic, if dx comes before the sums.
+            return realized(dz).to(x.dtype), _gather([product.sum() for product in products])
+        return dz.to(x.dtype), _gather([product.sum(-1, keepdim=True).sum(0) for product in products])
     total = _no_total if not learned else _dot if x.shape[1] == 1 else _row_total
     if path == "table":
         return _from_table(formula, x, dy, columns, total)
@@ -75,7 +79,7 @@ def gradients(formula: Formula, x: Tensor, dy: Tensor, columns: Columns, learned
 
 
 def _from_table(formula: Formula, x: Tensor, dy: Tensor, columns: Columns, total: Total) -> tuple[Tensor, Tensor]:
-    """Every element of one pattern has the same F': gather it, and weigh each pattern's part of the sums by the dy that fell on it."""
+    """All elements of one pattern have the same F'; its part of the sums is weighted by all dy that fell on it."""
     pattern = _pattern(x)
     z, dy_flat = _all_patterns(x.dtype), dy.view(-1).float()
     slopes, _ = formula.gradients(z, torch.ones_like(z), _no_total, None, *columns)
@@ -98,7 +102,7 @@ def _announce(path: str, dtype: torch.dtype) -> None:
 
 def _split(x: Tensor) -> tuple[Tensor, ...]:
     """Along n; at least one block, so that empty inputs take the same way."""
-    return x.split(max(1, BLOCK // max(1, x.shape[1] * x.shape[2])))
+    return torch.split(x, max(1, BLOCK // max(1, x.shape[1] * x.shape[2])))
 
 
 def _pattern(x: Tensor) -> Tensor:
@@ -117,17 +121,8 @@ def _gather(sums: Sequence[Tensor]) -> Tensor:
 
 
 def _product(u: Tensor, v: Tensor | None = None) -> Tensor:
-    """What is to be summed, later: Inductor fuses dx and the sums into one loop over x only if dx comes first.
-
-    The sums must be plain reductions, innermost first (a dot product there cost 5x; one sum over everything loses accuracy).
-    """
+    """What is to be summed later, by plain reductions: a dot product in the loop that Inductor makes of it cost 5x."""
     return u.clone() if v is None else u * v
-
-
-def _fused_total(product: Tensor, count: int) -> Tensor:
-    if product.device.type == "cpu" and product.shape[1] == 1 and count <= FUSED:
-        return product.sum()
-    return product.sum(-1, keepdim=True).sum(0)
 
 
 def _dot(u: Tensor, v: Tensor | None = None) -> Tensor:

@@ -15,7 +15,7 @@ from activations.kernels.formula import Formula, working_dtype
 def pointwise(formula: Formula, x: Tensor, *coefficients: Tensor) -> Tensor:
     """F(x), differentiable once in x and the coefficients, in x's shape and dtype.
 
-    x: (..., channels); coefficients: (k,) for the layer, or (rows, k) for equal blocks of channels; 0-dim tensors are constants.
+    x: (..., channels); coefficients: (k,) for the layer, or (rows, k) for equal blocks of channels; 0-dim ones are constants.
     Raises ValueError when the rows do not divide the channels.
     """
     y: Tensor = _Pointwise.apply(formula, x, *coefficients)
@@ -68,10 +68,10 @@ def _table(x: Tensor, coefficients: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _columns(prepared: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-    """Tensors (rows, m) as m columns each: 0-dim for one row, (rows, 1) otherwise."""
+    """Tensors (rows, m) as m columns each: 0-dim for one row, contiguous (rows, 1) otherwise."""
     # Inductor would compute these small tensors anew at every element: the tropical backward was 3x slower.
-    prepared = [paths.realized(t.contiguous()) for t in prepared]
-    return [t.reshape(-1).unbind() if len(t) == 1 else t.unsqueeze(-1).unbind(1) for t in prepared]
+    transposed = [paths.realized(t.t().contiguous()) for t in prepared]
+    return [t.view(-1).unbind() if t.shape[1] == 1 else t.unsqueeze(-1).unbind() for t in transposed]
 
 
 def _like(gradient: Tensor, c: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def reference(x: Tensor, c: Tensor) -> Tensor:
 def horner(z: Tensor, out: Tensor | None, c: Sequence[Tensor]) -> Tensor:
     """((c_n z + c_{n-1}) z + ...) + c_0 in z's shape, built in `out`.
 
-    Infinite partial sums stay infinite: the factor is the same large z at every step, so neither 0 * inf nor inf - inf turns up.
+    Infinite partial sums stay infinite: every step multiplies by the same large z, so neither 0 * inf nor inf - inf arises.
     """
     if len(c) == 1:
         return torch.zeros_like(z).add_(c[0])

@@ -11,9 +11,10 @@ from activations.kernels.polynomial import derivative, horner, power_sums
 
 
 def rational(x: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """sum_{j>=0} p_j x^j / (1 + |sum_{j>=1} q_j x^j|), differentiable in x, p and q; constant where x^(degree + 1) would overflow.
+    """sum_{j>=0} p_j x^j / (1 + |sum_{j>=1} q_j x^j|), differentiable in x, p and q.
 
-    x: (..., channels); p: (m + 1,) or (rows, m + 1); q: (n,) or (rows, n), q_1 first. Returns x's shape and dtype.
+    x: (..., channels), clamped to where no power overflows; p: (m + 1,) or (rows, m + 1); q: (n,) or (rows, n), q_1 first.
+    Returns x's shape and dtype.
     """
     return pointwise(_FORMULA, x, p, q)
 
@@ -51,7 +52,7 @@ def _gradients(
 
 
 def _collect(sums: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
-    return sums.split([p.shape[-1], q.shape[-1]], dim=1)
+    return sums[:, : p.shape[-1]], sums[:, p.shape[-1] :]
 
 
 _FORMULA = Formula(prepare=lambda p, q: (p, q), value=_value, gradients=_gradients, collect=_collect, tabulated=True)

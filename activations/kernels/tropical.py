@@ -1,7 +1,7 @@
 """Max-plus polynomials: F(x) = S max_k(k x + b_k), and the difference of two with free slopes.
 
-The pieces of a maximum of lines take over in the order of their slopes, so a threshold for each says which of them is the largest:
-derivatives need one comparison a piece, not a chain of maxima.
+The pieces of a maximum of lines take over in the order of their slopes, so a threshold for each says which is the largest:
+derivatives need one comparison a piece, not a chain of maxima. At a tie the piece of lowest slope gets the gradient.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from activations.kernels.pointwise import pointwise
 
 
 def tropical(x: Tensor, scale: Tensor, intercepts: Tensor) -> Tensor:
-    """scale * max_k(k x + b_k), differentiable in x, scale and intercepts; at a tie the piece of lowest slope gets the gradient.
+    """scale * max_k(k x + b_k), differentiable in x, scale and intercepts.
 
     x: (..., channels); scale: (1,) or (rows, 1); intercepts: (n + 1,) or (rows, n + 1). Returns x's shape and dtype.
     """
@@ -23,15 +23,16 @@ def tropical(x: Tensor, scale: Tensor, intercepts: Tensor) -> Tensor:
 
 
 def tropical_rational(x: Tensor, slopes: Tensor, intercepts: Tensor, slopes_den: Tensor, intercepts_den: Tensor) -> Tensor:
-    """max_k(m_k x + b_k) - max_k(m'_k x + b'_k), differentiable in x and all four; at a tie the piece of lowest slope gets the gradient.
+    """max_k(m_k x + b_k) - max_k(m'_k x + b'_k), differentiable in x and all four.
 
-    x: (..., channels), clamped to +-LARGEST_INPUT; every coefficient tensor: (n + 1,) or (rows, n + 1). Returns x's shape and dtype.
+    x: (..., channels), clamped to +-LARGEST_INPUT; each coefficient tensor: (n + 1,) or (rows, n + 1). Returns x's shape
+    and dtype.
     """
     return pointwise(_RATIONAL, x, slopes, intercepts, slopes_den, intercepts_den)
 
 
 def reference(x: Tensor, scale: Tensor, intercepts: Tensor) -> Tensor:
-    """`tropical` in plain torch for autograd to differentiate; coefficients (k,) or (channels, k), x in the dtype to work in."""
+    """`tropical` in plain torch for autograd to differentiate; coefficients (k,) or (channels, k), x in the working dtype."""
     return scale[..., 0] * torch.stack([k * x + intercepts[..., k] for k in range(intercepts.shape[-1])]).max(0).values
 
 
@@ -48,9 +49,10 @@ LARGEST_INPUT = 1e30
 
 
 def thresholds(slopes: Tensor, intercepts: Tensor) -> Tensor:
-    """T (rows, n) of n + 1 lines (rows, n + 1) in ascending order of slopes: for x > T_k, and only there, the largest line is among k..n.
+    """T (rows, n) of n + 1 lines (rows, n + 1), slopes ascending: for x > T_k, and only there, the largest line is among k..n.
 
-    T_k = min_{j >= k} max_{i < k} of where line j overtakes line i. T ascends; equal neighbours bound a piece that is never the largest.
+    T_k = min_{j >= k} max_{i < k} of where line j overtakes line i. T ascends; equal neighbours bound a piece that is never
+    the largest.
     """
     rise = slopes.unsqueeze(1) - slopes.unsqueeze(2)  # (rows, i, j): m_j - m_i
     lead = intercepts.unsqueeze(2) - intercepts.unsqueeze(1)  # b_i - b_j
@@ -150,7 +152,7 @@ def _collect_rational(sums: Tensor, *coefficients: Tensor) -> tuple[Tensor, ...]
     return *shares[:2], *[-share for share in shares[2:]]
 
 
-_TROPICAL = Formula(prepare=_prepare, value=_value, gradients=_gradients, collect=_collect)
+_TROPICAL = Formula(prepare=_prepare, value=_value, gradients=_gradients, collect=_collect, tabulated=True)
 _RATIONAL = Formula(
     prepare=_prepare_rational, value=_rational_value, gradients=_rational_gradients, collect=_collect_rational, tabulated=True
 )

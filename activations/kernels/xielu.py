@@ -10,16 +10,16 @@ from activations.kernels.pointwise import pointwise
 
 
 def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor) -> Tensor:
-    """std G(x/std), G(z) = alpha_p z^2 + beta z for z > 0, alpha_n (expm1(z) - z) + beta z otherwise; no gradient for std (0-dim).
+    """std G(x/std), G(z) = alpha_p z^2 + beta z for z > 0, alpha_n (expm1(z) - z) + beta z otherwise; std 0-dim, constant.
 
-    These are the effective slopes: the paper's positivity, alpha_p = softplus(a_p) and alpha_n = beta + softplus(a_n), is the caller's.
+    Effective slopes: the paper's positivity, alpha_p = softplus(a_p) and alpha_n = beta + softplus(a_n), is the caller's.
     x: (..., channels); alpha_p, alpha_n, beta: (1,) or (rows, 1). Returns x's shape and dtype.
     """
     return pointwise(_FORMULA, x, alpha_p, alpha_n, beta, std)
 
 
 def reference(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor) -> Tensor:
-    """The same in plain torch for autograd to differentiate; coefficients (1,) or (channels, 1), x in the dtype to work in."""
+    """The same in plain torch for autograd to differentiate; coefficients (1,) or (channels, 1), x in the working dtype."""
     z = x / std
     tail = torch.expm1(z.clamp(max=0)) - z
     return std * (torch.where(z > 0, alpha_p[..., 0] * z**2, alpha_n[..., 0] * tail) + beta[..., 0] * z)
@@ -55,4 +55,4 @@ def _collect(sums: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: 
     return p / std, n, b, None
 
 
-_FORMULA = Formula(prepare=_prepare, value=_value, gradients=_gradients, collect=_collect)
+_FORMULA = Formula(prepare=_prepare, value=_value, gradients=_gradients, collect=_collect, tabulated=True)
