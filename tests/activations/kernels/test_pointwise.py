@@ -1,0 +1,120 @@
+"""The contract that every kernel keeps, forward, backward and coefficient gradients, against its plain-torch reference."""
+
+import pytest
+import torch
+from torch import Tensor
+
+CHANNELS = 12
+NORMAL_16_BIT = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # half a unit in the last place
+
+
+def per_channel(coefficients: list[Tensor], channels: int = CHANNELS) -> list[Tensor]:
+    return [c if c.ndim == 1 else c.repeat_interleave(channels // len(c), 0) for c in coefficients]
+
+
+def run(function, x: Tensor, coefficients: list[Tensor], dy: Tensor) -> list[Tensor]:
+    """Output, then the gradients of x and the coefficients."""
+    y = function(x, *coefficients)
+    gradients = torch.autograd.grad(y, [x, *coefficients], dy, allow_unused=True)
+    return [y, *[torch.zeros_like(t) if g is None else g for g, t in zip(gradients, [x, *coefficients], strict=True)]]
+
+
+@pytest.mark.parametrize("rows", [None, 1, 3, CHANNELS])
+@pytest.mark.parametrize("shape", [(7, 5, CHANNELS), (CHANNELS,), (0, CHANNELS)])
+def test_value_and_gradients_agree_with_the_reference(case, rows, shape):
+    coefficients = case.coefficients(rows)
+    x, dy = torch.randn(shape, dtype=torch.float64, requires_grad=True), torch.randn(shape, dtype=torch.float64)
+    ours = run(case.kernel, x, coefficients, dy)
+    theirs = run(lambda x, *c: case.reference(x, *per_channel(list(c))), x, coefficients, dy)
+    for own, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_computes_in_float32_and_rounds_once(case, dtype):
+    coefficients = case.coefficients(dtype=torch.float32)
+    x, dy = (2 * torch.randn(37, CHANNELS)).to(dtype).requires_grad_(), torch.randn(37, CHANNELS).to(dtype)
+    y, dx, *gradients = run(case.kernel, x, coefficients, dy)
+    wide = run(
+        case.reference,
+        x.detach().double().requires_grad_(),
+        [c.detach().double().requires_grad_() for c in coefficients],
+        dy.double(),
+    )
+    assert y.dtype == dx.dtype == dtype
+    assert all(g.dtype == torch.float32 for g in gradients)
+    step = NORMAL_16_BIT.get(dtype, 0.0)
+    largest = wide[0].abs().max()
+    assert ((y.double() - wide[0]).abs() <= step * wide[0].abs() + 3e-6 * largest).all()
+    for own, other in zip(gradients, wide[2:], strict=True):
+        torch.testing.assert_close(own.double(), other, rtol=2e-5, atol=2e-5 * float(other.abs().max() + 1))
+
+
+def test_takes_any_layout(case):
+    coefficients = case.coefficients()
+    x = torch.randn(CHANNELS, 9, 4, dtype=torch.float64).transpose(0, 2)[:, ::2].requires_grad_()
+    dy = torch.ones((), dtype=torch.float64).expand(x.shape)
+    for own, other in zip(run(case.kernel, x, coefficients, dy), run(case.reference, x, coefficients, dy), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-9)
+
+
+def test_does_not_write_to_its_inputs(case):
+    coefficients = case.coefficients(dtype=torch.float32)
+    x, dy = torch.randn(5, CHANNELS, requires_grad=True), torch.randn(5, CHANNELS)
+    before = [t.detach().clone() for t in (x, dy, *coefficients)]
+    run(case.kernel, x, coefficients, dy)
+    assert all(torch.equal(t, b) for t, b in zip((x, dy, *coefficients), before, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_is_never_nan_for_finite_inputs(case, dtype):
+    if len(case.counts) == 4:
+        pytest.skip("the difference of two maxima of ordinary slopes is checked in test_tropical")
+    largest = torch.finfo(dtype).max
+    x = torch.tensor([0.0, -0.0, 1e-30, 1e10, -1e10, 1e30, -1e30, largest, -largest], dtype=dtype)
+    for seed in range(20):
+        assert not case.kernel(x, *case.coefficients(dtype=torch.float32, seed=seed)).isnan().any()
+    assert case.kernel(
+        torch.tensor([torch.nan], dtype=dtype), *case.coefficients(dtype=torch.float32)
+    ).isnan().all() or case.counts == (1,)
+
+
+def test_saves_x_and_the_coefficients_alone(case):
+    coefficients = case.coefficients(dtype=torch.float32)
+    x = torch.randn(64, CHANNELS).bfloat16().requires_grad_()
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t), t)[1], lambda t: t):
+        case.kernel(x, *coefficients)
+    sizes = sorted(t.numel() for t in saved if t.ndim)
+    assert sizes == sorted([x.numel(), *[c.numel() for c in coefficients]])
+
+
+def test_frozen_coefficients_get_no_gradient(case):
+    frozen = [c.detach() for c in case.coefficients()]
+    x = torch.randn(6, CHANNELS, dtype=torch.float64, requires_grad=True)
+    dy = torch.randn_like(x)
+    (ours,) = torch.autograd.grad(case.kernel(x, *frozen), x, dy)
+    theirs = run(case.reference, x, case.coefficients(), dy)[1]
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_compiles_in_one_graph_to_the_same_values(case):
+    """Traced and functionalised, not turned into C++: test_paths does that for a few, the suite of the families for all."""
+    torch._dynamo.reset()
+    coefficients = case.coefficients(3, torch.float32)
+    x, dy = torch.randn(11, CHANNELS, requires_grad=True), torch.randn(11, CHANNELS)
+    compiled = torch.compile(case.kernel, fullgraph=True, backend="aot_eager")
+    for own, other in zip(run(compiled, x, coefficients, dy), run(case.kernel, x, coefficients, dy), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5 * float(other.detach().abs().max() + 1))
+
+
+def test_rows_that_do_not_divide_the_channels_are_refused(case):
+    with pytest.raises(ValueError, match="5 rows of coefficients cannot serve 12 channels; give a number of rows that divides"):
+        case.kernel(torch.randn(2, CHANNELS), *case.coefficients(5))
+
+
+def test_differentiating_twice_is_refused(case):
+    x, dy = (torch.randn(2, CHANNELS, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    (dx,) = torch.autograd.grad(case.kernel(x, *case.coefficients()), x, dy, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.sum().backward()
