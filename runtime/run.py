@@ -76,7 +76,8 @@ class Run:
     def to_device(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """(inputs, targets) of each micro-batch, int64 (micro_batch_size, block_size), on the device."""
         device, size = self.processes.device, self.config.micro_batch_size
-        both = [torch.from_numpy(array) for array in (batch.inputs, batch.targets)]
+        # Contiguous: the strides of a window's two views would compile the model once more than warm_up's.
+        both = [torch.from_numpy(np.ascontiguousarray(array)) for array in (batch.inputs, batch.targets)]
         if device.type == "cuda":
             both = [tensor.pin_memory().to(device, non_blocking=True) for tensor in both]
         else:
@@ -233,7 +234,7 @@ def compile_model(gpt: GPT, config: Config, processes: Processes) -> nn.Module:
     if reason := why_not_compile(processes.device):
         logger.info("not compiling: %s", reason)
         return gpt
-    compiled: nn.Module = torch.compile(gpt, dynamic=False)  # type: ignore[assignment]
+    compiled: nn.Module = torch.compile(gpt, dynamic=False, fullgraph=True)  # type: ignore[assignment]
     return compiled
 
 

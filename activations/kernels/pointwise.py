@@ -18,15 +18,24 @@ def pointwise(formula: Formula, x: Tensor, *coefficients: Tensor) -> Tensor:
     x: (..., channels); coefficients: (k,) for the layer, or (rows, k) for equal blocks of channels; 0-dim ones are constants.
     Raises ValueError when the rows do not divide the channels.
     """
+    if not torch.is_grad_enabled():
+        # Nothing to save. Dynamo (2.13), tracing an autograd function without gradients, hands `forward` its arguments one place
+        # off: the model then ran in pieces, which train.py's fullgraph=True would now refuse.
+        return evaluate(formula, x, *coefficients)
     y: Tensor = _Pointwise.apply(formula, x, *coefficients)
     return y
+
+
+def evaluate(formula: Formula, x: Tensor, *coefficients: Tensor) -> Tensor:
+    """F(x) without a gradient."""
+    table = _table(x, coefficients)
+    return paths.value(formula, _blocks(x, len(table[0])), _columns(formula.prepare(*table))).view(x.shape)
 
 
 class _Pointwise(torch.autograd.Function):
     @staticmethod
     def forward(formula: Formula, x: Tensor, *coefficients: Tensor) -> Tensor:
-        table = _table(x, coefficients)
-        return paths.value(formula, _blocks(x, len(table[0])), _columns(formula.prepare(*table))).view(x.shape)
+        return evaluate(formula, x, *coefficients)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
