@@ -11,6 +11,7 @@ RUN_ENV :=
 DEV_ENV :=
 else
 PYTHON  := .venv/bin/python
+WORKERS := -n auto --dist worksteal
 RUN_ENV := .venv/.run
 DEV_ENV := .venv/.dev
 endif
@@ -24,7 +25,7 @@ train: $(RUN_ENV)
 	@echo "--- a sample, also in $(RUN)/sample.txt:"; cat $(RUN)/sample.txt
 
 test: $(DEV_ENV)
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest $(WORKERS)
 
 check: $(DEV_ENV)
 	$(PYTHON) -m ruff format --check .

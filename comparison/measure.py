@@ -106,7 +106,7 @@ def shapes(model: GPT, config: Config, rows: list[dict[str, Any]]) -> dict[str, 
     for name, module in learned.items():
         x = torch.linspace(-_REACH * stds[name], _REACH * stds[name], _POINTS, dtype=torch.float64)
         tables[name] = {"x": x.tolist(), "0": _curve(first, x)}
-        seen = [row for row in rows if row["step"] < config.max_steps and f"{name}.second_moment" in row]
+        seen = [row for row in rows if 0 < row["step"] < config.max_steps and f"{name}.second_moment" in row]
         if all(value.dim() == 1 for value in module.values().values()):
             then = copy.deepcopy(first)
             for row in seen[:: max(1, len(seen) // _STEPS_BETWEEN)][:_STEPS_BETWEEN]:

@@ -19,8 +19,8 @@ def pointwise(formula: Formula, x: Tensor, *coefficients: Tensor) -> Tensor:
     Raises ValueError when the rows do not divide the channels.
     """
     if not torch.is_grad_enabled():
-        # Nothing to save. Dynamo (2.13), tracing an autograd function without gradients, hands `forward` its arguments one place
-        # off: the model then ran in pieces, which train.py's fullgraph=True would now refuse.
+        # Nothing to save. Dynamo (2.13), tracing an autograd function without gradients, hands `forward` its arguments one
+        # place off: the model then ran in pieces, which train.py's fullgraph=True would now refuse.
         return evaluate(formula, x, *coefficients)
     y: Tensor = _Pointwise.apply(formula, x, *coefficients)
     return y

@@ -80,17 +80,17 @@ def test_shapes_go_from_the_initial_one_to_the_learned_one(small: Config) -> Non
     act = model.get_submodule("transformer.h.1.mlp.act")
     x = torch.tensor(table["x"])[:, None].expand(-1, act.channels)
     assert table["12"] == pytest.approx(act(x)[:, 0].tolist(), rel=1e-4, abs=1e-5)
-    row = next(row for row in rows(config) if row["step"] == 6 and "train_loss" in row)
+    row = next(row for row in rows(config) if row["step"] == 6 and "transformer.h.1.mlp.act.second_moment" in row)
     a, s = [row[f"transformer.h.1.mlp.act.coefficients.{k}"] for k in range(4)], float(act.input_std)
     z = np.array(table["x"]) / s
     by_hand = s * (a[0] + a[1] * z + a[2] * (z**2 - 1) / 2 + a[3] * (z**3 - 3 * z) / 6)
     assert table["6"] == pytest.approx(by_hand.tolist(), rel=1e-5, abs=1e-6)
     assert table["0"] != table["6"] != table["12"]
-    assert record.gains["transformer.h.0.mlp.act"]["step"] == [3, 6, 9, 12]
+    assert record.gains["transformer.h.0.mlp.act"]["step"] == [0, 3, 6, 9, 12]
     layer = "transformer.h.1.mlp.act"
     variance = row[f"{layer}.input_std"] ** 2 + row[f"{layer}.input_mean"] ** 2
-    assert record.gains[layer]["second_moment"][1] == pytest.approx(row[f"{layer}.second_moment"] / variance)
-    assert record.gains[layer]["slope"][1] == row[f"{layer}.slope_moment"]
+    assert record.gains[layer]["second_moment"][2] == pytest.approx(row[f"{layer}.second_moment"] / variance)
+    assert record.gains[layer]["slope"][2] == row[f"{layer}.slope_moment"]
 
 
 def test_fixed_activations_have_no_shapes(small: Config) -> None:
