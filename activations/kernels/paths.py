@@ -62,20 +62,21 @@ def gradients(formula: Formula, x: Tensor, dy: Tensor, columns: Columns, learned
         dz, products = formula.gradients(z, dy.to(working_dtype(x)), _product, None, *columns)
         if x.device.type == "cpu" and x.shape[1] == 1 and len(products) <= FUSED_SUMS:
             # Half the memory traffic, if dx comes before the sums.
-            return realized(dz).to(x.dtype), _gather([product.sum() for product in products])
-        return dz.to(x.dtype), _gather([product.sum(-1, keepdim=True).sum(0) for product in products])
+            return realized(dz).to(x.dtype), _gather([product.sum() for product in products], len(products))
+        return dz.to(x.dtype), _gather([product.sum(-1, keepdim=True).sum(0) for product in products], len(products))
     total = _no_total if not learned else _dot if x.shape[1] == 1 else _row_total
     if path == "table":
         return _from_table(formula, x, dy, columns, total)
-    dx, parts = torch.empty_like(x), []
+    dx = torch.empty_like(x)
+    parts: list[Tensor] = []
     for x_block, dy_block, dx_block in zip(_split(x), _split(dy), _split(dx), strict=True):
         z, g = x_block.to(working_dtype(x)), dy_block.to(working_dtype(x))
         out = dx_block if dx_block.dtype == z.dtype else None
         result, sums = formula.gradients(z, g, total, out, *columns)
         if result is not out:
             dx_block.copy_(result)
-        parts.append(_gather(sums))
-    return dx, torch.stack(parts).sum(0)
+        parts.extend(sums)
+    return dx, _gather(parts, len(sums))
 
 
 def _from_table(formula: Formula, x: Tensor, dy: Tensor, columns: Columns, total: Total) -> tuple[Tensor, Tensor]:
@@ -87,7 +88,7 @@ def _from_table(formula: Formula, x: Tensor, dy: Tensor, columns: Columns, total
     weights = torch.bincount(pattern, dy_flat, PATTERNS).float()
     # A pattern that x does not hold may be inf or NaN; it must not meet its weight of zero.
     _, sums = formula.gradients(torch.where(weights == 0, 0, z), weights, total, None, *columns)
-    return dx.view(x.shape), _gather(sums)
+    return dx.view(x.shape), _gather(sums, len(sums))
 
 
 def realized(t: Tensor) -> Tensor:
@@ -101,7 +102,9 @@ def _announce(path: str, dtype: torch.dtype) -> None:
 
 
 def _split(x: Tensor) -> tuple[Tensor, ...]:
-    """Along n; at least one block, so that empty inputs take the same way."""
+    """Flat for one row of coefficients, else along n; at least one block, so that empty inputs take the same way."""
+    if x.shape[1] == 1:
+        return torch.split(x.view(-1), BLOCK)
     return torch.split(x, max(1, BLOCK // max(1, x.shape[1] * x.shape[2])))
 
 
@@ -115,9 +118,10 @@ def _all_patterns(dtype: torch.dtype) -> Tensor:
     return torch.arange(PATTERNS, dtype=torch.int32).to(torch.uint16).view(dtype).float()
 
 
-def _gather(sums: Sequence[Tensor]) -> Tensor:
-    """Sums, each 0-dim or (rows, 1), as (rows, number of sums)."""
-    return torch.stack([s.reshape(-1) for s in sums], dim=1)
+def _gather(sums: Sequence[Tensor], count: int) -> Tensor:
+    """`count` sums a block, one block after the other, each 0-dim or (rows, 1): added up as (rows, count)."""
+    stacked = torch.stack(list(sums))
+    return stacked.view(-1, count, stacked[0].numel()).sum(0).t()
 
 
 def _product(u: Tensor, v: Tensor | None = None) -> Tensor:
@@ -126,8 +130,8 @@ def _product(u: Tensor, v: Tensor | None = None) -> Tensor:
 
 
 def _dot(u: Tensor, v: Tensor | None = None) -> Tensor:
-    """One row: no temporary for the product."""
-    return u.sum() if v is None else torch.dot(u.view(-1), v.view(-1))
+    """For flat blocks: no temporary for the product."""
+    return u.sum() if v is None else torch.dot(u, v)
 
 
 def _row_total(u: Tensor, v: Tensor | None = None) -> Tensor:

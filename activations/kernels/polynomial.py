@@ -45,17 +45,26 @@ def power_sums(z: Tensor, g: Tensor, total: Total, count: int) -> list[Tensor]:
     return sums
 
 
-def derivative(c: Sequence[Tensor]) -> list[Tensor]:
-    """Coefficients of the derivative."""
-    return [j * c_j for j, c_j in enumerate(c)][1:] or [torch.zeros_like(c[0])]
+def with_slopes(c: Tensor) -> tuple[Tensor, Tensor]:
+    """The coefficients, and those of the derivative (at least one)."""
+    return c, (c * torch.arange(c.shape[1], dtype=c.dtype, device=c.device))[:, min(1, c.shape[1] - 1) :]
 
 
-def _value(z: Tensor, out: Tensor | None, c: Sequence[Tensor]) -> Tensor:
+def value(z: Tensor, out: Tensor | None, c: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
     return horner(z, out, c)
 
 
-def _gradients(z: Tensor, g: Tensor, total: Total, out: Tensor | None, c: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    return horner(z, out, derivative(c)).mul_(g), power_sums(z, g, total, len(c))
+def gradients(
+    z: Tensor, g: Tensor, total: Total, out: Tensor | None, c: Sequence[Tensor], slopes: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Sums g z^j; g F' is made of the same products."""
+    dz, sums, product = torch.mul(g, slopes[0], out=out), [total(g)], g
+    for j in range(1, len(c)):
+        sums.append(total(product, z))
+        if j < len(slopes):
+            product = g * z if product is g else product.mul_(z)
+            dz.addcmul_(product, slopes[j])
+    return dz, sums
 
 
-_FORMULA = Formula(prepare=lambda c: (c,), value=_value, gradients=_gradients, collect=lambda sums, c: (sums,))
+_FORMULA = Formula(prepare=with_slopes, value=value, gradients=gradients, collect=lambda sums, c: (sums,))

@@ -1,0 +1,100 @@
+"""What every benchmark shares: interleaved timing, ratios, the JSON file, and the comparison of two files."""
+
+import ctypes
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runtime.hardware import describe
+
+Row = dict[str, Any]
+
+
+def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of every call, `rounds` a contender, in turns: a busy machine is equally busy for all. First calls do not count."""
+    for call in contenders.values():
+        call()
+        call()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, call in contenders.items():
+            seconds[name].append(_seconds(call, device))
+    return seconds
+
+
+def ratio(own: Sequence[float], base: Sequence[float]) -> float:
+    """Median over the rounds of own / base, taken in the same round."""
+    return statistics.median(a / b for a, b in zip(own, base, strict=True))
+
+
+def copy_bandwidth(device: torch.device, megabytes: int = 256) -> float:
+    """Bytes a second, read and written, of the best of several large copies: the ceiling of memory-bound work."""
+    source = torch.randn(megabytes * 2**18, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    best = min(_seconds(lambda: target.copy_(source), device) for _ in range(10))
+    return 2 * source.nbytes / best
+
+
+def retain_memory() -> bool:
+    """Make glibc keep what is freed, so that no kernel is charged for the system's zeroing of fresh pages; False elsewhere.
+
+    glibc returns every allocation above 32 MiB at once; at 8 x 1024 x 3072 that was half of GELU's time.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
+    return bool(libc.mallopt(mmap_max, 0)) and bool(libc.mallopt(trim_threshold, 2**31 - 1))
+
+
+def save(path: Path, rows: Sequence[Row], device: torch.device, **facts: object) -> None:
+    """Write the rows with machine, versions and commit."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {"machine": describe(device), "commit": commit(), **facts, "rows": list(rows)}
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(json.dumps(document, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def commit() -> str:
+    """The checked-out commit, with `+` where files differ from it; empty without git."""
+    root = Path(__file__).parents[1]
+    try:
+        described = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=root, capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return described.stdout.strip()
+
+
+def compare(old: Path, rows: Sequence[Row], keys: Sequence[str], value: str) -> list[str]:
+    """Lines that say how `value` changed since the file `old`, for rows equal in `keys`, largest change first."""
+    before = {tuple(row[key] for key in keys): row[value] for row in json.loads(old.read_text())["rows"]}
+    changes = []
+    for row in rows:
+        key = tuple(row[k] for k in keys)
+        if key in before and before[key] and row[value]:
+            changes.append((row[value] / before[key], f"{' '.join(map(str, key)):60} {before[key]:9.3f} -> {row[value]:9.3f}"))
+    changes.sort(key=lambda change: -abs(change[0] - 1))
+    return [f"{line}  x{factor:.2f}" for factor, line in changes]
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        start.record()
+        call()
+        end.record()
+        torch.cuda.synchronize(device)
+        return float(start.elapsed_time(end)) / 1e3
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
