@@ -18,10 +18,15 @@ Row = dict[str, Any]
 
 
 def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of every call, `rounds` a contender, in turns: a busy machine is equally busy for all. First calls do not count."""
+    """Seconds of every call, `rounds` a contender, in turns: a busy machine is equally busy for all.
+
+    First calls do not count. On a GPU each call is captured as a graph and replayed, so that launching is not timed.
+    """
     for call in contenders.values():
         call()
         call()
+    if device.type == "cuda":
+        contenders = {name: _captured(call) for name, call in contenders.items()}
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, call in contenders.items():
@@ -86,15 +91,29 @@ def compare(old: Path, rows: Sequence[Row], keys: Sequence[str], value: str) -> 
     return [f"{line}  x{factor:.2f}" for factor, line in changes]
 
 
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(device)
-        start.record()
+def _captured(call: Callable[[], object]) -> Callable[[], object]:
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # allocations outside the graph's pool must be over before the capture
         call()
-        end.record()
-        torch.cuda.synchronize(device)
-        return float(start.elapsed_time(end)) / 1e3
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    if device.type != "cuda":
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+    repeats = 10
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(device)
+    start.record()
+    for _ in range(repeats):
+        call()
+    end.record()
+    torch.cuda.synchronize(device)
+    return float(start.elapsed_time(end)) / 1e3 / repeats

@@ -79,7 +79,7 @@ def test_settings_tell_the_report() -> None:
         ),
         (lambda: plan(TINY, SPECS, 1, {"activation": "gelu"}), "name all of them in --activations"),
         (lambda: plan(TINY, SPECS, 1, {"eval_only": True}), "--eval_only True trains nothing"),
-        (lambda: plan(TINY, SPECS, 1, {}, varied={"n_head": (3, 4)}), "not a multiple of n_head=3"),
+        (lambda: plan(TINY, SPECS, 1, {}, varied={"n_head": (5, 6)}), "not a multiple of n_head=5"),
         (lambda: plan(TINY.with_name("nope.py"), SPECS, 1, {}), "is not a preset file"),
     ],
 )

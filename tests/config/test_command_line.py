@@ -74,7 +74,7 @@ def test_all_problems_in_one_line() -> None:
         ([], "no preset given"),
         (["nowhere.py"], "'nowhere.py' is not a preset file; in config/ there are eval_gpt2.py"),
         ([str(ROOT / "config" / "schema.py")], "defines no `config = replace(base, ...)`"),
-        ([str(ROOT / "config" / "tiny.py"), "--n_head", "3"], "n_embd=256 is not a multiple of n_head=3"),
+        ([str(ROOT / "config" / "tiny.py"), "--n_head", "5"], "n_embd=192 is not a multiple of n_head=5"),
         (
             [str(ROOT / "config" / "tiny.py"), "--data_dir", "/nowhere"],
             "data_dir '/nowhere' does not exist; type: python -m data.prepare",

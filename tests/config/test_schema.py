@@ -14,10 +14,10 @@ from config.tiny import config as tiny
 
 def test_all_problems_come_at_once() -> None:
     with pytest.raises(ValueError, match="; ") as error:
-        dataclasses.replace(tiny, n_head=3, dropout=1.0, min_lr=1.0, micro_batch_size=5, activation="hermit", device="gpu")
+        dataclasses.replace(tiny, n_head=5, dropout=1.0, min_lr=1.0, micro_batch_size=5, activation="hermit", device="gpu")
     text = str(error.value)
     for part in (
-        "n_embd=256 is not a multiple of n_head=3", "dropout=1.0 must be in [0, 1)", "min_lr=1.0 is above learning_rate",
+        "n_embd=192 is not a multiple of n_head=5", "dropout=1.0 must be in [0, 1)", "min_lr=1.0 is above learning_rate",
         "global_batch_size=16 is not a multiple of micro_batch_size=5", "did you mean 'hermite'", "device='gpu'",
     ):  # fmt: skip
         assert part in text, part
