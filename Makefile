@@ -1,9 +1,9 @@
-# make train | test | check | fix | bench | faults
+# make train | test | check | fix | bench
 #
 # Each makes .venv from the requirements when it is missing or older than they are.
 # `make PYTHON=python3 ...` uses that interpreter as it is and installs nothing.
 
-.PHONY: train test check fix bench faults
+.PHONY: train test check fix bench
 .DELETE_ON_ERROR:
 
 ifeq ($(origin PYTHON),command line)
@@ -40,9 +40,6 @@ bench: $(DEV_ENV)
 	$(PYTHON) -m bench.activations
 	$(PYTHON) -m bench.step
 	$(PYTHON) -m bench.generate
-
-faults: $(DEV_ENV)
-	$(PYTHON) -m pytest -m faults tests/faults
 
 .venv/bin/python:
 	python3 -m venv .venv
