@@ -143,7 +143,7 @@ def test_a_killed_sweep_goes_on_where_it_was(small: Config, tmp_path: Path) -> N
     assert "the same command goes on from there" in errors
     assert compare.main(argv) == 0
     (resumed,) = json.loads((metrics.parent / "run.json").read_text())["resumed"]
-    assert 10 <= resumed["step"] < 300
+    assert 5 <= resumed["step"] < 300  # ten rows, those of the start and of telemetry among them
     whole = train_here(small, activation="gelu", max_steps=300, eval_interval=300, telemetry_interval=37)
     last = json.loads((Path(whole.out_dir) / "metrics.jsonl").read_text().splitlines()[-1])
     (record,) = results.load(out / "results.json").records
