@@ -77,7 +77,8 @@ def _watching(
     watched = [(name, module) for name, module in model.named_modules() if isinstance(module, kind)]
     handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name, _ in watched]
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):  # compiled code knows no hooks
+            yield
     finally:
         for handle in handles:
             handle.remove()

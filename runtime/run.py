@@ -228,14 +228,14 @@ def initial_model(config: Config, batches: Batches) -> GPT:
 
 
 def compile_model(gpt: GPT, config: Config, processes: Processes) -> nn.Module:
-    """The model compiled, or, where that cannot be or is not wanted, itself."""
+    """The model, compiled in place where that is wanted and can be."""
     if not config.compile:
         return gpt
     if reason := why_not_compile(processes.device):
         logger.info("not compiling: %s", reason)
         return gpt
-    compiled: nn.Module = torch.compile(gpt, dynamic=False, fullgraph=True)  # type: ignore[assignment]
-    return compiled
+    gpt.compile(dynamic=False, fullgraph=True)
+    return gpt
 
 
 def exchange_gradients(model: nn.Module, processes: Processes) -> nn.Module:
