@@ -113,13 +113,14 @@ def test_a_family_without_its_formulas_says_which(missing: str) -> None:
 
 
 def test_torch_alone_is_enough() -> None:
-    """Building, running, fitting and swapping import nothing that a machine with torch alone would miss."""
+    """Building, running, fitting and swapping work where nothing but torch can be imported."""
     code = (
-        "import sys, torch, activations; from activations import telemetry;"
+        "import sys; sys.modules |= dict.fromkeys(['matplotlib', 'scipy', 'triton', 'transformers', 'safetensors', 'tyro']);"
+        "import torch, activations; from activations import telemetry;"
         "model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU());"
         "[activations.build(name, 8)(torch.ones(2, 8)) for name in activations.names()];"
-        "activations.swap(model, torch.nn.GELU, 'tropical:init=fit-gelu'); telemetry.observe(model, torch.ones(2, 4));"
-        "print(sorted({'matplotlib', 'scipy', 'triton', 'transformers', 'safetensors', 'tyro'} & sys.modules.keys()))"
+        "activations.swap(model, torch.nn.GELU, 'tropical:init=fit-gelu');"
+        "print(any('outside' in name for name in telemetry.observe(model, torch.ones(2, 4))))"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "[]"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stdout.strip() == "True", ran.stderr
