@@ -25,7 +25,7 @@ import activations
 from activations import registry
 from bench import harness
 from bench.harness import Row
-from runtime.hardware import pick_device, why_not_compile
+from runtime.hardware import pick_device, retain_memory, why_not_compile
 
 SPECS = ["hermite:degree=3", "fourier:degree=5", "tropical:degree=6", "tpgu:degree=5"]
 MORE_SPECS = ["hermite:degree=8", "tropical_rational:degree=6", "rational", "xielu"]
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     device = pick_device(options.device)
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    retained = harness.retain_memory()
+    retained = retain_memory()
     specs = [registry.check(spec) for spec in options.activations or SPECS + MORE_SPECS * (device.type != "cpu")]
     bandwidth = harness.copy_bandwidth(device)
     print(f"copying: {bandwidth / 1e9:.1f} GB/s read and written; freed memory is {'kept' if retained else 'returned'}")

@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(config: GPTConfig, device: torch.device, dtype: torch.dtype, new_tokens: int, tokens: int) -> list[Row]:
     """A row for each contender."""
+    torch._dynamo.reset()  # one code object may have eight graphs only
     gpt = GPT(config).eval().to(device, dtype)
     contenders = {"cached": gpt}
     if device.type == "cpu" and not why_not_compile(device):

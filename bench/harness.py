@@ -1,8 +1,6 @@
 """What every benchmark shares: interleaved timing, ratios, the JSON file, and the comparison of two files."""
 
-import ctypes
 import json
-import platform
 import statistics
 import subprocess
 import time
@@ -46,18 +44,6 @@ def copy_bandwidth(device: torch.device, megabytes: int = 256) -> float:
     target.copy_(source)
     best = min(_seconds(lambda: target.copy_(source), device) for _ in range(10))
     return 2 * source.nbytes / best
-
-
-def retain_memory() -> bool:
-    """Make glibc keep what is freed, so that no kernel is charged for the system's zeroing of fresh pages; False elsewhere.
-
-    glibc returns every allocation above 32 MiB at once; at 8 x 1024 x 3072 that was half of GELU's time.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    libc = ctypes.CDLL(None)
-    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
-    return bool(libc.mallopt(mmap_max, 0)) and bool(libc.mallopt(trim_threshold, 2**31 - 1))
 
 
 def save(path: Path, rows: Sequence[Row], device: torch.device, **facts: object) -> None:

@@ -27,7 +27,7 @@ from runtime import checkpoint, distributed, log, optim
 from runtime.dataset import Dataset, open_dataset
 from runtime.distributed import Processes
 from runtime.files import write_json
-from runtime.hardware import autocast, describe, pick_dtype, why_not_compile
+from runtime.hardware import autocast, describe, pick_dtype, retain_memory, why_not_compile
 from runtime.progress import Progress
 
 logger = logging.getLogger("train")
@@ -140,6 +140,8 @@ def set_up(config: Config) -> Run:
             checkpoint.load_weights(gpt, folder)
             logger.info("resuming %s%s", folder, "".join(f"; {n}: {was!r} -> {now!r}" for n, (was, now) in changed.items()))
         gpt.to(processes.device)
+        if processes.device.type == "cpu":
+            retain_memory()
         torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products on the GPUs that have it
         torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
         dtype = pick_dtype(config.dtype, processes.device)

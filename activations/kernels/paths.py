@@ -5,7 +5,7 @@ a core's second-level cache the passes are cheap.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import torch
@@ -44,11 +44,10 @@ def value(formula: Formula, x: Tensor, columns: Columns) -> Tensor:
         entries = formula.value(_all_patterns(x.dtype), None, *columns).to(x.dtype)
         return entries.index_select(0, _pattern(x)).view(x.shape)
     y = torch.empty_like(x)
+    widen, buffer = _widener(x), _widener(x)
     for x_block, y_block in zip(_split(x), _split(y), strict=True):
-        z = x_block.to(working_dtype(x))
-        out = y_block if y_block.dtype == z.dtype else None
-        result = formula.value(z, out, *columns)
-        if result is not out:
+        result = formula.value(widen(x_block), buffer(y_block, fill=False), *columns)
+        if result is not y_block:
             y_block.copy_(result)
     return y
 
@@ -69,11 +68,10 @@ def gradients(formula: Formula, x: Tensor, dy: Tensor, columns: Columns, learned
         return _from_table(formula, x, dy, columns, total)
     dx = torch.empty_like(x)
     parts: list[Tensor] = []
+    widen, widen_dy, buffer = _widener(x), _widener(x), _widener(x)
     for x_block, dy_block, dx_block in zip(_split(x), _split(dy), _split(dx), strict=True):
-        z, g = x_block.to(working_dtype(x)), dy_block.to(working_dtype(x))
-        out = dx_block if dx_block.dtype == z.dtype else None
-        result, sums = formula.gradients(z, g, total, out, *columns)
-        if result is not out:
+        result, sums = formula.gradients(widen(x_block), widen_dy(dy_block), total, buffer(dx_block, fill=False), *columns)
+        if result is not dx_block:
             dx_block.copy_(result)
         parts.extend(sums)
     return dx, _gather(parts, len(sums))
@@ -106,6 +104,19 @@ def _split(x: Tensor) -> tuple[Tensor, ...]:
     if x.shape[1] == 1:
         return torch.split(x.view(-1), BLOCK)
     return torch.split(x, max(1, BLOCK // max(1, x.shape[1] * x.shape[2])))
+
+
+def _widener(x: Tensor) -> Callable[..., Tensor]:
+    """From a block to itself in the working dtype: the block if it has that already, else a buffer that all blocks share."""
+    if x.dtype == working_dtype(x):
+        return lambda block, fill=True: block
+    buffer = torch.empty_like(_split(x)[0], dtype=working_dtype(x))
+
+    def widened(block: Tensor, fill: bool = True) -> Tensor:
+        part = buffer[: len(block)]
+        return part.copy_(block) if fill else part
+
+    return widened
 
 
 def _pattern(x: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ import pytest
 from config.schema import Config
 from config.tiny import config as tiny
 
+# What these tests name in numbers, whatever the preset says.
+preset = replace(tiny, n_layer=4, max_steps=500, eval_interval=250, learning_rate=2e-3, min_lr=2e-4)
+
 Maker = Callable[..., Path]
 
 
@@ -23,7 +26,7 @@ def make_run(tmp_path: Path) -> Maker:
         activation: str, seed: int, loss: float, measured: bool = True, run: dict[str, Any] | None = None, **fields: Any
     ) -> Path:
         name = "-".join([activation.replace(":", "-"), *(f"{k}={v}" for k, v in fields.items()), f"seed={seed}"])
-        config = replace(tiny, activation=activation, seed=seed, out_dir=str(tmp_path / "runs" / name), **fields)
+        config = replace(preset, activation=activation, seed=seed, out_dir=str(tmp_path / "runs" / name), **fields)
         return _write(config, loss, measured, run or {})
 
     return make

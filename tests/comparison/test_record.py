@@ -15,9 +15,9 @@ def test_record_of_a_folder(make_run: Any) -> None:
     assert (record.activation, record.seed, record.val_loss) == ("gelu:exact=false", 7, 1.5)
     assert record.data_hash == "7-500"
     assert record.init_hash == "init7"
-    assert record.tokens_per_step == 16 * 256
+    assert record.tokens_per_step == 12 * 128
     assert record.evaluations["step"] == list(range(0, 501, 50))
-    assert record.tokens_curve()[-1] == 500 * 16 * 256
+    assert record.tokens_curve()[-1] == 500 * 12 * 128
     assert (record.tokens_per_second, record.ms_per_step) == (1e4, 40.0)
     assert sum(record.documents["nats"]) / sum(record.documents["targets"]) == pytest.approx(1.5)
 

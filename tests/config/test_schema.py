@@ -18,7 +18,7 @@ def test_all_problems_come_at_once() -> None:
     text = str(error.value)
     for part in (
         "n_embd=192 is not a multiple of n_head=5", "dropout=1.0 must be in [0, 1)", "min_lr=1.0 is above learning_rate",
-        "global_batch_size=16 is not a multiple of micro_batch_size=5", "did you mean 'hermite'", "device='gpu'",
+        "global_batch_size=12 is not a multiple of micro_batch_size=5", "did you mean 'hermite'", "device='gpu'",
     ):  # fmt: skip
         assert part in text, part
     assert "\n" not in text
