@@ -99,11 +99,15 @@ class CausalSelfAttention(nn.Module):
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
     """softmax(q k^T / sqrt(D)) v of q (B, H, T, D) and k, v (B, H, S, D); `causal`: S = T, and no query sees a later key."""
+    # On CPUs the fused kernel reaches a fraction of the matrix products' speed in bfloat16 (`python -m bench.parts`, LOG.md).
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and causal and q.size(2) <= 512:
+        return written_out_attention(q, k, v, dropout)
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
+
+
+def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+    """Causal attention as plain matrix products; the scores (B, H, T, T) lie in memory, and in a cache while they are small."""
     B, H, T, D = q.shape
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not causal or T > 512:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
-    # On CPUs the fused kernel reaches a sixth of the matrix products' speed in bfloat16; written out, forward and backward
-    # take half its time at T = 256 and as much at 1024, where the scores no longer fit a cache (Zen 4, compiled; LOG.md).
     q, k, v = (x.reshape(B * H, T, D) for x in (q, k, v))
     mask = torch.full((T, T), -math.inf, dtype=q.dtype, device=q.device).triu(1)
     weights = torch.baddbmm(mask, q, k.mT, alpha=D**-0.5).softmax(-1)
