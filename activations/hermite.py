@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
-from activations.kernels.hermite import hermite
+from activations.kernels.hermite import POWER_BASIS_DEGREE, hermite, power_basis
 from activations.moments import Moments, unit_gain
 from activations.target import Target, Weight
 
@@ -32,7 +32,11 @@ class Hermite(Learnable):
     coefficients: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        return hermite(x, self.coefficients, self.input_std)
+        return hermite(x, self.coefficients, self.input_std, self._buffers.get("powers"))
+
+    def constants(self) -> Values:
+        n = self.choices["degree"]
+        return {"powers": power_basis(n + 1)} if n <= POWER_BASIS_DEGREE else {}
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         a = values["coefficients"]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from activations.kernels import polynomial
 from activations.kernels.formula import Formula, Total
@@ -17,12 +16,25 @@ from activations.kernels.pointwise import pointwise
 POWER_BASIS_DEGREE = 5
 
 
-def hermite(x: Tensor, coefficients: Tensor, std: Tensor) -> Tensor:
+def hermite(x: Tensor, coefficients: Tensor, std: Tensor, powers: Tensor | None = None) -> Tensor:
     """std * sum_k a_k He_k(x/std)/k!, differentiable in x and the coefficients a; saturates to +-inf, never NaN for finite x.
 
-    x: (..., channels); coefficients: (k,) or (rows, k), degree k - 1; std: 0-dim, no gradient. Returns x's shape and dtype.
+    x: (..., channels); coefficients: (k,) or (rows, k), degree k - 1; std: 0-dim, no gradient; powers: `power_basis(k)`, for
+    whoever keeps it. Returns x's shape and dtype.
     """
-    return pointwise(_POWER_BASIS if coefficients.shape[-1] <= POWER_BASIS_DEGREE + 1 else _RECURRENCE, x, coefficients, std)
+    count = coefficients.shape[-1]
+    if count > POWER_BASIS_DEGREE + 1:
+        return pointwise(_RECURRENCE, x, coefficients, std)
+    return pointwise(_POWER_BASIS, x, coefficients, std, power_basis(count).to(x.device) if powers is None else powers)
+
+
+def power_basis(count: int) -> Tensor:
+    """The coefficient of z^j in He_k(z)/k! at k * count + j, k and j < count: float64, (count * count,)."""
+    table = torch.zeros(count, count, dtype=torch.float64)
+    for k in range(count):
+        for m in range(k // 2 + 1):
+            table[k, k - 2 * m] = (-0.5) ** m / (math.factorial(m) * math.factorial(k - 2 * m))
+    return table.view(-1)
 
 
 def reference(x: Tensor, coefficients: Tensor, std: Tensor) -> Tensor:
@@ -40,26 +52,23 @@ def _factorials(like: Tensor) -> Tensor:
 
 
 def _scales(like: Tensor, std: Tensor) -> Tensor:
-    """std^(1-j)/j!, which turns z^j/j! into powers of x."""
-    j = torch.arange(like.shape[-1], dtype=like.dtype, device=like.device)
-    return std ** (1 - j) / _factorials(like)
+    """std^(1-j), which turns powers of z into powers of x."""
+    return std ** torch.arange(1, 1 - like.shape[-1], -1, dtype=like.dtype, device=like.device)
 
 
-def _fold(a: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """The polynomial c in x, and its slopes: He_k(z)/k! = sum_m (-1/2)^m/m! z^(k-2m)/(k-2m)!."""
-    c = a
-    for m in range(1, (a.shape[-1] + 1) // 2):
-        c = c + F.pad(a[:, 2 * m :], (0, 2 * m)) * ((-0.5) ** m / math.factorial(m))
-    return polynomial.with_slopes(c * _scales(a, std))
+def _fold(a: Tensor, std: Tensor, powers: Tensor) -> tuple[Tensor, Tensor]:
+    """The polynomial in x, and its slopes."""
+    return polynomial.with_slopes(_combine(a, powers[0].view(a.shape[1], -1)) * _scales(a, std))
 
 
-def _unfold(sums: Tensor, a: Tensor, std: Tensor) -> tuple[Tensor, None]:
+def _unfold(sums: Tensor, a: Tensor, std: Tensor, powers: Tensor) -> tuple[Tensor, None, None]:
     """The transpose of `_fold`."""
-    dc = sums * _scales(a, std)
-    da = dc
-    for m in range(1, (a.shape[-1] + 1) // 2):
-        da = da + F.pad(dc[:, : -2 * m], (2 * m, 0)) * ((-0.5) ** m / math.factorial(m))
-    return da, None
+    return _combine(sums * _scales(a, std), powers[0].view(a.shape[1], -1).t()), None, None
+
+
+def _combine(rows: Tensor, table: Tensor) -> Tensor:
+    """rows @ table, which autocast would round to bfloat16."""
+    return (rows.unsqueeze(-1) * table).sum(-2)
 
 
 def _clenshaw(z: Tensor, c: Sequence[Tensor]) -> Tensor:

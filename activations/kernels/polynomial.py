@@ -29,7 +29,10 @@ def horner(z: Tensor, out: Tensor | None, c: Sequence[Tensor]) -> Tensor:
     """
     if len(c) == 1:
         return torch.zeros_like(z).add_(c[0])
-    y = torch.mul(z, c[-1], out=out).add_(c[-2])
+    if c[-1].ndim == 0 and z.device.type == "cpu" and not torch.compiler.is_compiling():
+        y = torch.add(c[-2], z, alpha=float(c[-1]), out=out)  # one pass over memory instead of two
+    else:
+        y = torch.mul(z, c[-1], out=out).add_(c[-2])
     for c_j in reversed(c[:-2]):
         torch.addcmul(c_j, z, y, out=y)
     return y
@@ -57,14 +60,7 @@ def value(z: Tensor, out: Tensor | None, c: Sequence[Tensor], slopes: Sequence[T
 def gradients(
     z: Tensor, g: Tensor, total: Total, out: Tensor | None, c: Sequence[Tensor], slopes: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Sums g z^j; g F' is made of the same products."""
-    dz, sums, product = torch.mul(g, slopes[0], out=out), [total(g)], g
-    for j in range(1, len(c)):
-        sums.append(total(product, z))
-        if j < len(slopes):
-            product = g * z if product is g else product.mul_(z)
-            dz.addcmul_(product, slopes[j])
-    return dz, sums
+    return horner(z, out, slopes).mul_(g), power_sums(z, g, total, len(c))
 
 
 _FORMULA = Formula(prepare=with_slopes, value=value, gradients=gradients, collect=lambda sums, c: (sums,))

@@ -79,14 +79,16 @@ def test_is_never_nan_for_finite_inputs(case, dtype):
     ).isnan().all() or case.counts == (1,)
 
 
-def test_saves_x_and_the_coefficients_alone(case):
+def test_saves_x_and_the_coefficients_and_a_few_constants(case):
     coefficients = case.coefficients(dtype=torch.float32)
     x = torch.randn(64, CHANNELS).bfloat16().requires_grad_()
     saved: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t), t)[1], lambda t: t):
         case.kernel(x, *coefficients)
-    sizes = sorted(t.numel() for t in saved if t.ndim)
-    assert sizes == sorted([x.numel(), *[c.numel() for c in coefficients]])
+    sizes = [t.numel() for t in saved]
+    for expected in [x, *coefficients]:
+        sizes.remove(expected.numel())
+    assert sum(sizes) <= 64, "something that grows with x or the channels"
 
 
 def test_frozen_coefficients_get_no_gradient(case):
