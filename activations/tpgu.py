@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
@@ -48,9 +49,14 @@ class TPGU(Learnable):
     exponents: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
+        # Computed again in the backward: a hundred numbers a channel are a tenth of x where x has a thousand rows.
+        return polynomial(x, checkpoint(self._powers, use_reentrant=False, preserve_rng_state=False))
+
+    def _powers(self) -> Tensor:
+        """F in powers of x, (n+2,) or (channels, n+2)."""
         exponents = self.exponents
         gate = self._gate(self.coefficients, self.expansion_point, self.derivatives, self.binomials, exponents)
-        return polynomial(x, F.pad(gate * self.input_std ** -exponents[: gate.shape[-1]], (1, 0)))
+        return F.pad(gate * self.input_std ** -exponents[: gate.shape[-1]], (1, 0))
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         a, b = values["coefficients"], values["expansion_point"][..., 0]

@@ -11,11 +11,8 @@ x and writes y, the backward reads x and dy and writes dx. saved: bytes kept for
 import argparse
 import statistics
 import sys
-from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,9 +120,10 @@ class Step:
 
     def __init__(self, spec: str, x: Tensor, dy: Tensor, compiled: bool) -> None:
         self.spec, self.x, self.dy = spec, x.detach().requires_grad_(), dy
-        self.function, self.parameters = _function(spec, x)
+        self.function: torch.nn.Module = _module(spec, x)
+        self.parameters = list(self.function.parameters())
         if compiled:
-            self.function = torch.compile(self.function, fullgraph=True, dynamic=False)
+            self.function.compile(fullgraph=True, dynamic=False)
 
     def __call__(self) -> list[Tensor]:
         y = self.function(self.x)
@@ -135,11 +133,13 @@ class Step:
         return [y, *gradients]
 
     def saved_bytes(self) -> int:
-        """Bytes of the tensors kept for backward, each storage once."""
+        """Bytes of the tensors kept for backward, each storage once; parameters and buffers are there anyway."""
         saved: dict[int, int] = {}
+        held = {t.untyped_storage().data_ptr() for t in (*self.function.parameters(), *self.function.buffers())}
 
         def note(t: Tensor) -> Tensor:
-            saved[t.untyped_storage().data_ptr()] = t.nbytes
+            if (place := t.untyped_storage().data_ptr()) not in held:
+                saved[place] = t.nbytes
             return t
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
@@ -152,8 +152,7 @@ class Step:
             return {}
         first, second = self(), self()
         wide = Step(self.spec, self.x.double(), self.dy.double(), compiled=False)
-        if isinstance(wide.function, torch.nn.Module):
-            wide.function.double()
+        wide.function.double()
         errors = [float((a - b).norm() / b.norm()) for a, b in zip(first, wide(), strict=True)]
         return {"repeatable": all(map(torch.equal, first, second)), "error": max(errors)}
 
@@ -178,12 +177,20 @@ class Peer(Step):
 PEERS = {"hermite": "HermiteActivation", "fourier": "FourierActivation", "tropical": "TropicalActivation"}
 
 
-def _function(spec: str, x: Tensor) -> tuple[Callable[..., Any], list[Tensor]]:
-    """What `spec` names, and its parameters; GELU without a module around it."""
-    if spec in GELU:
-        return partial(F.gelu, approximate=GELU[spec]), []
-    module = activations.build(spec, x.shape[-1]).to(x.device)
-    return module, list(module.parameters())
+class Gelu(torch.nn.Module):
+    """F.gelu in a module of our own: Dynamo refuses to compile torch's by itself."""
+
+    def __init__(self, approximate: str) -> None:
+        super().__init__()
+        self.approximate = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate=self.approximate)
+
+
+def _module(spec: str, x: Tensor) -> torch.nn.Module:
+    """What `spec` names; GELU is torch's operator."""
+    return Gelu(GELU[spec]) if spec in GELU else activations.build(spec, x.shape[-1]).to(x.device)
 
 
 def scaling(device: torch.device, rounds: int) -> list[Row]:
