@@ -17,6 +17,7 @@ DEV_ENV := .venv/.dev
 endif
 
 RUN := runs/tiny_hermite
+RESULTS := runs/bench
 
 train: $(RUN_ENV)
 	$(PYTHON) -m data.prepare pystdlib
@@ -37,9 +38,9 @@ fix: $(DEV_ENV)
 	$(PYTHON) -m ruff format .
 
 bench: $(DEV_ENV)
-	$(PYTHON) -m bench.activations
-	$(PYTHON) -m bench.step
-	$(PYTHON) -m bench.generate
+	$(PYTHON) -m bench.activations --json $(RESULTS)/activations.json --chart $(RESULTS)/activations.png
+	$(PYTHON) -m bench.step --json $(RESULTS)/step.json
+	$(PYTHON) -m bench.generate --json $(RESULTS)/generate.json
 
 .venv/bin/python:
 	python3 -m venv .venv
