@@ -9,6 +9,7 @@ x and writes y, the backward reads x and dy and writes dx. saved: bytes kept for
 """
 
 import argparse
+import math
 import statistics
 import sys
 from importlib.util import find_spec
@@ -29,6 +30,7 @@ MORE_SPECS = ["hermite:degree=8", "tropical_rational:degree=6", "rational", "xie
 SHAPES = {"cpu": [(4, 256, 1536), (8, 1024, 3072)], "cuda": [(8, 1024, 3072), (16, 1024, 3072)]}
 GELU = {"gelu": "tanh", "gelu:exact=true": "none"}  # F.gelu's approximate=
 DEGREES = (1, 2, 3, 4, 6, 8, 12, 16)
+DEGREE_SHAPE = "1024x1536"  # at which --scaling varies the degree
 KEYS = ("activation", "mode", "dtype", "shape")
 
 
@@ -66,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.against:
         print("\n".join(harness.compare(options.against, rows, KEYS, "ms")) or f"{options.against} holds none of these rows")
     if options.chart:
-        draw(rows, options.chart)
+        (draw_scaling if options.scaling else draw)(rows, options.chart)
     return 0
 
 
@@ -200,7 +202,9 @@ def scaling(device: torch.device, rounds: int) -> list[Row]:
         rows += measure(SPECS[:3], (elements // 1000, 1000), torch.float32, device, min(rounds, 5), 1.0)
     for degree in DEGREES:
         specs = [registry.check(f"{name}:degree={degree}") for name in PEERS]
-        rows += measure(specs, (1024, 1536), torch.float32, device, min(rounds, 5), 1.0, peers=False)
+        rows += measure(
+            specs, tuple(map(int, DEGREE_SHAPE.split("x"))), torch.float32, device, min(rounds, 5), 1.0, peers=False
+        )
     return rows
 
 
@@ -240,6 +244,39 @@ def draw(rows: list[Row], path: Path) -> None:
         axes.invert_yaxis()
         axes.margins(x=0.15)
     figure.axes[0].legend(fontsize=7, loc="lower right")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def draw_scaling(rows: list[Row], path: Path) -> None:
+    """Milliseconds against elements (both logarithmic) and against degree, a line a family and mode; GELU in grey."""
+    from matplotlib.figure import Figure
+
+    lines: dict[tuple[int, str, str], list[tuple[float, float]]] = {}
+    for row in rows:
+        name, _, options = row["activation"].partition(":")
+        degree = options.partition("degree=")[2].partition(",")[0]
+        panel = int(row["shape"] == DEGREE_SHAPE)
+        if row["mode"] != "torchortho" and (not panel or degree):
+            size = float(degree) if panel else float(math.prod(map(int, row["shape"].split("x"))))
+            lines.setdefault((panel, row["activation"] if name == "gelu" else name, row["mode"]), []).append((size, row["ms"]))
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2)
+    colors = {
+        "hermite": "#0072B2",
+        "fourier": "#E69F00",
+        "tropical": "#009E73",
+        "gelu": "#777777",
+        "gelu:exact=true": "#BBBBBB",
+    }
+    for (panel, name, mode), points in lines.items():
+        style = {"color": colors.get(name, "#CC79A7"), "linestyle": "-" if mode == "compiled" else "--", "marker": "."}
+        panels[panel].plot(*zip(*sorted(points), strict=True), label=f"{name}, {mode}", **style)
+    panels[0].set(
+        xscale="log", yscale="log", xlabel="elements", ylabel="forward + backward, ms", title="default degree, float32"
+    )
+    panels[1].set(yscale="log", xlabel="degree", title=f"{DEGREE_SHAPE}, float32")
+    panels[0].legend(fontsize=6)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
