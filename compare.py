@@ -26,6 +26,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from activations import plot
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if argv[0] not in COMMANDS and not argv[0].endswith(".py"):
             raise ValueError(f"{argv[0]!r} is neither a preset, such as config/tiny.py, nor {', '.join(COMMANDS)}")
+        if missing := [name for name in ("scipy", "matplotlib") if not find_spec(name)]:
+            raise ValueError(f"{' and '.join(missing)} not installed; type: pip install -r requirements.txt")
         return COMMANDS.get(argv[0], compare)(argv)
     except ValueError as error:
         print(f"compare.py: {error}", file=sys.stderr)

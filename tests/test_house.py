@@ -30,6 +30,7 @@ MISSING_ELSEWHERE = {
     "wandb",
     "datasets",
     "matplotlib",
+    "scipy",
     "zstandard",
     "pyarrow",
     "submitit",
