@@ -267,13 +267,10 @@ class GPT(nn.Module):
         size = self.config.block_size
         cache: KVCache | None = None
         for _ in range(max_new_tokens):
-            if cache is not None and cache.length < size:
-                new = tokens[:, -1:]
-            else:
-                new = tokens[:, -size:]
-                cache = (
-                    KVCache(self.config, tokens.size(0), tokens.device, self.cache_dtype(tokens.device)) if use_cache else None
-                )
+            anew = cache is None or cache.length >= size
+            if anew and use_cache:
+                cache = self.empty_cache(tokens)
+            new = tokens[:, -size if anew else -1 :]
             logits = self.logits(self.transformer(new, cache)[:, -1]).float()  # (B, V)
             chosen = sample(logits, temperature, top_k, top_p, generator).to(tokens.device)
             tokens = torch.cat([tokens, chosen[:, None]], dim=1)
@@ -285,15 +282,16 @@ class GPT(nn.Module):
         Such a token costs one reading of all weights. Libraries read them with one core, in bfloat16 at a third of its
         bandwidth; the compiled sum uses all of both (LOG.md). The first token waits seconds for the compiler.
         """
-        matvec = torch.compile(_matvec, dynamic=True)  # one kernel for all shapes of a dtype
+        matvec = torch.compile(_matvec, dynamic=True)  # weights have static shapes all the same: five kernels in all
         for module in self.modules():
             if isinstance(module, Linear | GPT):
                 module.matvec = matvec
 
-    def cache_dtype(self, device: torch.device) -> torch.dtype:
-        """What keys and values are computed in: autocast's type where it is on, else the weights'."""
-        weights = self.transformer.wte.weight.dtype
-        return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else weights
+    def empty_cache(self, tokens: Tensor) -> KVCache:
+        """A cache for the sequences `tokens` (B, T), in autocast's type where it is on, else in that of the weights."""
+        weight, kind = self.transformer.wte.weight, tokens.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        return KVCache(self.config, tokens.size(0), tokens.device, dtype)
 
     def num_parameters(self) -> int:
         """Trainable scalars, the padding of the token table left out."""
