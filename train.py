@@ -26,6 +26,7 @@ from config.command_line import parse
 from data.batches import Batch, Prefetcher
 from runtime import checkpoint, distributed
 from runtime.evaluate import Evaluation, evaluate
+from runtime.files import reason
 from runtime.hardware import autocast, peak_flops, peak_memory_bytes
 from runtime.log import Metrics, update_record
 from runtime.optim import learning_rate, set_learning_rate
@@ -36,17 +37,33 @@ log = logging.getLogger("train")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code of the run that `argv` describes: 0, 1 after a non-finite step, 2 for bad input, 128 + signal."""
+    """Exit code of the run that `argv` describes: 0, 2 for bad input, 128 + signal, 1 for other trouble."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         config = parse(sys.argv[1:] if argv is None else argv)
         run = set_up(config)
     except ValueError as error:
-        if distributed.is_main():
-            print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    with run.resources:
-        return train(run)
+        return fail(2, str(error))
+    except OSError as error:
+        return fail(2, f"{reason(error)}; give a folder that can be read and written")
+    try:
+        with run.resources:
+            return train(run)
+    except OSError as error:
+        return fail(1, f"{reason(error)}; once that is put right, the same command goes on from the last checkpoint")
+    except RuntimeError as error:
+        if not distributed.is_lost_rank(error):
+            raise
+        rank, first = run.processes.rank, str(error).splitlines()[0]
+        told = f"rank {rank} waited for another one, which is lost or hangs (timeout_s={run.config.timeout_s:g}): {first}"
+        return fail(1, f"{told}; the same command goes on from the last checkpoint", everywhere=True)
+
+
+def fail(code: int, what: str, everywhere: bool = False) -> int:
+    """Say in one line what is wrong, on rank 0 alone unless `everywhere`; the exit code."""
+    if everywhere or distributed.is_main():
+        tqdm.write(f"train.py: {what}", file=sys.stderr)
+    return code
 
 
 def train(run: Run) -> int:
@@ -60,7 +77,7 @@ def train(run: Run) -> int:
         metrics = Metrics(run.out_dir, config, progress.step) if processes.is_main else None
         if metrics:
             stack.callback(metrics.close)
-        if progress.step == 0 or config.eval_only:
+        if progress.step == 0 or progress.step >= config.max_steps or config.eval_only:
             final = validate(run, metrics)
         if config.eval_only:
             return 0
@@ -78,7 +95,7 @@ def train(run: Run) -> int:
                 dynamic_ncols=True,
             )
         )
-        peak, peak_source = peak_flops(processes.device, run.dtype) if processes.is_main else (math.inf, "")
+        peak = peak_flops(processes.device, run.dtype)[0] if processes.is_main else math.inf
         flops_per_step = run.gpt.flops_per_token() * config.tokens_per_step
         run.warm_up()
         loss_sum, steps_in_sum, clock = torch.zeros((), device=processes.device), 0, Clock()
@@ -132,7 +149,7 @@ def train(run: Run) -> int:
                 say(run, f"{stopped[0].name}: step {progress.step} is finished and saved; the same command goes on from there.")
                 return 128 + int(stopped[0])
             clock.restart()
-        summarize(run, final, peak_source)
+        summarize(run)
     return 0
 
 
@@ -174,7 +191,7 @@ def take_step(run: Run, step: int, batch: Batch) -> tuple[torch.Tensor, float]:
 
 
 def validate(run: Run, metrics: Metrics | None) -> Evaluation:
-    """Evaluate all of `eval_tokens` and write the row."""
+    """Evaluate all of `eval_tokens` and write the row; at the last step, before its checkpoint, what closes run.json, too."""
     data = run.dataset
     run.gpt.eval()
     result = evaluate(run.compiled, data.validation, data.byte_lengths, run.processes, run.config.micro_batch_size, run.dtype)
@@ -184,6 +201,10 @@ def validate(run: Run, metrics: Metrics | None) -> Evaluation:
         metrics.write(
             {"step": progress.step} | result.row() | {"data_hash": progress.data_hash, "elapsed_s": progress.elapsed_s}
         )
+        if progress.step >= run.config.max_steps:
+            device = run.processes.device
+            facts = {"peak_memory_bytes": peak_memory_bytes(device), "peak_flops_source": peak_flops(device, run.dtype)[1]}
+            update_record(run.out_dir, facts | asdict(result))
     bits = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits per byte"
     corpus = f" (corpus {data.corpus[:12]})"
     say(run, f"step {progress.step}: val_loss {result.loss:.4f}, perplexity {result.perplexity:.3f}{bits}{corpus}")
@@ -215,15 +236,12 @@ def stop_at(run: Run, metrics: Metrics | None, trouble: NonFiniteError) -> int:
     return 1
 
 
-def summarize(run: Run, final: Evaluation, peak_source: str) -> None:
-    """Close the run's record and say where it lies and what to try next."""
-    if not run.processes.is_main:
-        return
-    memory = peak_memory_bytes(run.processes.device)
-    update_record(run.out_dir, {"peak_memory_bytes": memory, "peak_flops_source": peak_source, **asdict(final)})
+def summarize(run: Run) -> None:
+    """Say where the run lies and what to try next."""
+    memory = peak_memory_bytes(run.processes.device) / 2**30
     say(
         run,
-        f"{run.gpt.num_parameters():,} parameters, {run.gpt.flops_per_token():,} FLOP a token, {memory / 2**30:.2f} GiB",
+        f"{run.gpt.num_parameters():,} parameters, {run.gpt.flops_per_token():,} FLOP a token, {memory:.2f} GiB",
         f"The run lies in {run.out_dir}. Next:",
         f"  python sample.py {run.out_dir} --prompt 'def '          write text with it",
         f"  python compare.py shapes {run.out_dir}                  draw the activations that it learned",

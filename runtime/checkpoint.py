@@ -6,6 +6,7 @@ Weights are safetensors under GPT-2's names, the rest loads with `weights_only=T
 
 import json
 import re
+import shutil
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -32,18 +33,30 @@ def save(out_dir: Path, step: int, model: GPT, state: dict[str, Any], config: Co
 
     def write(folder: Path) -> None:
         folder.mkdir()
-        save_file(model.gpt2_state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
-        torch.save(state, folder / "state.pt")
+        try:
+            save_file(model.gpt2_state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+            torch.save(state, folder / "state.pt")
+        except (SafetensorError, RuntimeError) as error:  # what the two libraries make of an OSError
+            free = shutil.disk_usage(root).free
+            told = str(error).splitlines()[0]
+            raise OSError(
+                f"the checkpoint of step {step} cannot be written ({told}); {free:,} bytes are free in {root}"
+            ) from error
         write_json(folder / "config.json", asdict(config))
 
     folder = root / f"step_{step:08d}"
     write_atomically(folder, write)
     if is_best:
-        write_text(root / "best", folder.name + "\n")
+        mark_best(folder)
     for old in checkpoints(out_dir)[: -config.keep_checkpoints]:
         if old.name != _best_name(out_dir):
             remove(old)
     return folder
+
+
+def mark_best(folder: Path) -> None:
+    """Make `best` name this checkpoint."""
+    write_text(folder.parent / "best", folder.name + "\n")
 
 
 def checkpoints(out_dir: Path) -> list[Path]:

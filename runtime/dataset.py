@@ -34,7 +34,8 @@ class Dataset:
 def open_dataset(config: Config, check_tokens: bool) -> Dataset:
     """Open `data_dir` as the config says. Raises ValueError for what is missing, damaged or in disagreement.
 
-    Foreign shards name no vocabulary: with `check_tokens` every token of theirs is compared with it (once, by one process).
+    With `check_tokens` every token is compared with the vocabulary (by one process): a damaged one would end the run in an
+    embedding's IndexError days later, or on a GPU in an assertion that names nothing.
     """
     folder = config.data_dir
     if not Path(folder).is_dir():
@@ -46,7 +47,12 @@ def open_dataset(config: Config, check_tokens: bool) -> Dataset:
     if vocab_size < known:
         raise ValueError(f"vocab_size={vocab_size} is below the {known} ids of {folder}; type --vocab_size 0")
     train, val = (shards.open_split(folder, split) for split in ("train", "val"))
-    if check_tokens and meta is None:  # ours were checked when they were written, and `data.prepare verify` checks them again
+    lengths = byte_lengths(name)
+    if meta and lengths is not None and meta.vocab_size != len(lengths):
+        raise ValueError(
+            f"{folder}/{shards.META}: vocab_size is {meta.vocab_size}, that of its tokenizer {name!r} {len(lengths)}; {shards.AGAIN}"
+        )
+    if check_tokens:
         for tokens in (train, val):
             tokens.check_vocabulary(vocab_size)
     return Dataset(
@@ -54,7 +60,7 @@ def open_dataset(config: Config, check_tokens: bool) -> Dataset:
         validation=EvaluationWindows(val, config.block_size, config.eval_tokens),
         tokenizer=name,
         vocab_size=vocab_size,
-        byte_lengths=byte_lengths(name),
+        byte_lengths=lengths,
         corpus=meta.corpus_sha256 if meta else train.fingerprint(),
         fingerprint=train.fingerprint(),
     )

@@ -67,6 +67,11 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Whether an error is that of a collective whose other end is gone or silent. gloo has no class for it, but a name."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
 def leave() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():

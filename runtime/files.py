@@ -61,3 +61,8 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def reason(error: OSError) -> str:
+    """What the system refused, and for which file, in one line."""
+    return f"{error.strerror or error}{f' ({error.filename})' if error.filename else ''}"

@@ -22,9 +22,12 @@ class Metrics:
     """Appends rows to out_dir/metrics.jsonl; `sync` before a checkpoint makes them last as long as it does."""
 
     def __init__(self, out_dir: Path, config: Config, resumed_step: int) -> None:
-        """Drops rows above `resumed_step`, then appends. Starts W&B where `config.wandb` says so."""
+        """Drops rows above `resumed_step`, then appends. Starts W&B where `config.wandb` says so.
+
+        A run that begins writes its row of step 0 itself: where `resumed_step` is 0, those of an earlier attempt go too.
+        """
         self.path = out_dir / "metrics.jsonl"
-        cut(self.path, resumed_step)
+        cut(self.path, resumed_step or -1)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._wandb = _start_wandb(config, out_dir) if config.wandb != "disabled" else None
 

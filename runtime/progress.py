@@ -13,6 +13,8 @@ class Progress:
     data_hash: str = ""
     """Hex digest chained over the steps' batch digests: equal for equal data, whatever the processes."""
     best_loss: float = math.inf
+    best_step: int = -1
+    """Step of the best evaluation; -1 before the first. Its checkpoint is written before the file `best` names it."""
     elapsed_s: float = 0.0
     """Seconds of training, evaluation and checkpoints left out."""
     skipped_steps: int = 0
@@ -27,5 +29,5 @@ class Progress:
     def note_best(self, loss: float) -> bool:
         """Whether `loss` is the best evaluation so far; it is remembered."""
         if is_best := loss < self.best_loss:  # False for NaN
-            self.best_loss = loss
+            self.best_loss, self.best_step = loss, self.step
         return is_best

@@ -161,6 +161,8 @@ def set_up(config: Config) -> Run:
         if folder:
             restore(run, folder)
         if processes.is_main:
+            if folder and run.progress.best_step == run.progress.step:  # killed before `best` named it, perhaps
+                checkpoint.mark_best(folder)
             write_json(run.out_dir / "config.json", asdict(config))
             log.record_launch(run.out_dir, run.progress.step, facts(run) | hashes)
         processes.barrier()

@@ -19,7 +19,8 @@ import train
 from comparison import results
 from config.schema import Config
 from data.batches import Batch
-from tests.runs import ROOT, arguments, train_here
+from faults.runs import ROOT, arguments
+from tests.runs import train_here
 
 TINY = str(ROOT / "config" / "tiny.py")
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import sample
 from config.schema import Config
+from faults.runs import ROOT, small_config
 from model import GPT
-from tests.runs import ROOT, small_config, train_here
+from tests.runs import train_here
 
 
 @pytest.fixture(scope="module")

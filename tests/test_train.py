@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import train
 from config.schema import Config
-from tests.runs import assert_same, free_port, launch, metrics, rows, train_here, weights
+from faults.runs import ROOT, arguments, assert_same, free_port, launch, metrics, rows, weights
+from runtime import checkpoint
+from tests.runs import train_here
 
 
 def test_loss_falls_and_the_folder_holds_what_the_contract_says(small: Config) -> None:
@@ -38,6 +41,32 @@ def test_loss_falls_and_the_folder_holds_what_the_contract_says(small: Config) -
         "parameters",
         "flops_per_token",
     } <= record.keys()
+
+
+def test_a_disk_that_fails_ends_in_one_line(
+    small: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    assert train.main([str(ROOT / "config" / "tiny.py"), *arguments(small)]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("train.py: No space left on device (model.safetensors); once that is put right")
+    record = json.loads((Path(small.out_dir) / "run.json").read_text())
+    assert "nats" not in record  # it failed at step 6 of 12
+
+
+def test_the_record_is_closed_before_the_last_checkpoint(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = checkpoint.save
+
+    def watch(out_dir: Path, step: int, *rest: object) -> Path:
+        record = json.loads((out_dir / "run.json").read_text())
+        assert ("nats" in record and "peak_memory_bytes" in record) == (step == 12)
+        return whole(out_dir, step, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", watch)
+    train_here(small)
 
 
 def test_same_seed_same_run_and_another_seed_another(small: Config, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from comparison import job
 from config.schema import Config
-from tests.runs import ROOT, arguments
+from faults.runs import ROOT, arguments
 
 
 def test_a_job_is_train_py_and_a_measure(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:

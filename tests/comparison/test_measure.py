@@ -12,8 +12,9 @@ from comparison import measure
 from comparison.record import read
 from config.schema import Config
 from data import shards
+from faults.runs import rows
 from runtime import checkpoint
-from tests.runs import rows, train_here
+from tests.runs import train_here
 
 
 def write_meta(data_dir: Path, offsets: list[int]) -> None:

@@ -55,9 +55,13 @@ def test_a_full_disk_leaves_the_older_checkpoints(gpt: GPT, resolved: Config, mo
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space"):
-        save(gpt, resolved, 2)
+    def enforced(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534\nframes")
+
+    for refuse, told in ((full, "No space"), (enforced, r"checkpoint of step 2 cannot be written .*bytes are free")):
+        monkeypatch.setattr(torch, "save", refuse)
+        with pytest.raises(OSError, match=told):
+            save(gpt, resolved, 2)
     assert [path.name for path in checkpoint.checkpoints(Path(resolved.out_dir))] == ["step_00000001"]
     assert len(os.listdir(Path(resolved.out_dir) / "checkpoints")) == 1
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from config.schema import Config
+from data.shards import Meta, write_meta
 from runtime.dataset import open_dataset
 
 
@@ -72,3 +73,12 @@ def test_missing_bpe_files_cost_bits_per_byte_and_nothing_else(
     monkeypatch.setenv("GPT2_BPE_DIR", str(tmp_path))  # a folder without them
     dataset = open_dataset(dataclasses.replace(copy, tokenizer="gpt2", vocab_size=50257), check_tokens=True)
     assert dataset.byte_lengths is None
+
+
+def test_a_vocabulary_that_is_not_the_tokenizer_s_is_refused(copy: Config) -> None:
+    counts = {"train": 9001, "val": 1234}
+    names = {path.name: "" for path in Path(copy.data_dir).iterdir()}
+    meta = Meta("bytes", 300, counts, counts, counts, [], "", "", "", names)
+    write_meta(copy.data_dir, meta)
+    with pytest.raises(ValueError, match=r"meta\.json: vocab_size is 300, that of its tokenizer 'bytes' 257"):
+        open_dataset(copy, check_tokens=True)

@@ -37,7 +37,7 @@ def _work(rank: int, port: int, results: str) -> None:
 
 
 def test_sums_are_exact_over_three_processes(tmp_path: Path) -> None:
-    from tests.runs import free_port  # not at the top: each spawned process would import the whole trainer
+    from faults.runs import free_port  # not at the top: each spawned process would import the whole trainer
 
     results = tmp_path / "results"
     torch.multiprocessing.spawn(_work, (free_port(), str(results)), nprocs=3)
@@ -50,3 +50,9 @@ def test_the_main_process_is_known_before_joining(monkeypatch: pytest.MonkeyPatc
     assert distributed.is_main()
     monkeypatch.setenv("RANK", "2")
     assert not distributed.is_main()
+
+
+def test_a_lost_rank_is_told_from_other_errors() -> None:
+    assert distributed.is_lost_rank(torch.distributed.DistNetworkError("no"))
+    assert distributed.is_lost_rank(RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed"))
+    assert not distributed.is_lost_rank(RuntimeError("shapes do not match"))

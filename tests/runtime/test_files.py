@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.files import remove, write_atomically, write_json, write_text
+from runtime.files import reason, remove, write_atomically, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -41,3 +41,10 @@ def test_remove_takes_a_link_and_leaves_its_target(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["target"]
     remove(tmp_path / "target")
     assert os.listdir(tmp_path) == []
+
+
+def test_the_reason_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        (tmp_path / "no").read_text()
+    assert reason(caught.value) == f"No such file or directory ({tmp_path / 'no'})"
+    assert reason(OSError("words alone")) == "words alone"

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.schema import Config
+from faults.runs import rows
 from runtime.log import Metrics, config_hash, cut, read
-from tests.runs import rows, train_here
+from tests.runs import train_here
 
 
 @given(st.integers(0, 30), st.integers(0, 40), st.integers(0, 60))
@@ -56,3 +57,12 @@ def test_wandb_offline_gets_the_same_numbers(small: Config, monkeypatch: pytest.
     assert told[0] == {"mode": "offline"}
     assert told[-1] == {"finished": True}
     assert told[1:-1] == rows(config)
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_again(small: Config) -> None:
+    out_dir = Path(small.out_dir)
+    out_dir.mkdir()
+    (out_dir / "metrics.jsonl").write_text('{"step": 0, "val_loss": 5.0}\n{"step": 1, "train_loss": 5.0}\n{"st')
+    train_here(small)
+    assert [row["step"] for row in rows(small) if "val_loss" in row] == [0, 6, 12]
+    assert [row["step"] for row in rows(small) if "train_loss" in row] == list(range(1, 13))

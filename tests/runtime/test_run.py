@@ -11,11 +11,12 @@ import activations
 import train
 from activations import telemetry
 from config.schema import Config
+from faults.runs import arguments, rows, weights
 from model import GPT
 from runtime import checkpoint
 from runtime.distributed import Processes
 from runtime.run import Run, set_up
-from tests.runs import arguments, rows, train_here, weights
+from tests.runs import train_here
 
 TINY = "config/tiny.py"
 
@@ -160,3 +161,12 @@ def test_bad_input_leaves_no_folder(small: Config) -> None:
     with pytest.raises(ValueError, match="fewer than global_batch_size"):
         set_up(dataclasses.replace(small, global_batch_size=1200))
     assert not Path(small.out_dir).exists()
+
+
+def test_a_run_killed_before_best_was_named_names_it_on_resume(small: Config) -> None:
+    first = train_here(small, max_steps=6, lr_decay_steps=12)
+    best = Path(first.out_dir) / "checkpoints" / "best"
+    assert best.read_text() == "step_00000006\n"
+    best.write_text("step_00000001\n")  # as a kill between the checkpoint's rename and this file's leaves it
+    with set_up(dataclasses.replace(first, max_steps=12)).resources:
+        assert best.read_text() == "step_00000006\n"

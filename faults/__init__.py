@@ -1,0 +1,1 @@
+"""Faults injected for real into real training processes: `python -m faults`."""

@@ -1,0 +1,146 @@
+"""Small runs: their data and config, the processes that users start, and what they leave, compared to the bit."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from config.schema import Config
+from config.tiny import config as tiny
+from data.shards import header
+from faults.tally import DataLostError, NotSurvivedError, expect
+
+ROOT = Path(__file__).parents[1]
+CLOCKS = {"tokens_per_second", "ms_per_step", "mfu", "elapsed_s"}
+
+
+def write_shards(folder: Path) -> Path:
+    """Foreign shards (no meta.json) of the bytes tokenizer: two of training, one of validation, with something to learn."""
+    generator = np.random.default_rng(0)
+    for name, count in (("train_000000", 6000), ("train_000001", 3001), ("val_000000", 1234)):
+        words = generator.integers(97, 123, size=(count // 4 + 1, 1)) + np.array([0, 1, 2, -60])  # "abc%", "xyz>", ...
+        tokens = words.reshape(-1)[:count].astype("<u2")
+        (folder / f"{name}.bin").write_bytes(header(count) + tokens.tobytes())
+    return folder
+
+
+def small_config(data_dir: Path, out_dir: Path) -> Config:
+    """A run of seconds: two layers of 32, float32, not compiled, twelve steps of twelve sequences."""
+    return dataclasses.replace(
+        tiny,
+        activation="hermite:degree=3",
+        n_layer=2,
+        n_head=2,
+        n_embd=32,
+        block_size=32,
+        data_dir=str(data_dir),
+        tokenizer="bytes",
+        global_batch_size=12,
+        micro_batch_size=4,
+        max_steps=12,
+        log_interval=1,
+        eval_interval=6,
+        checkpoint_interval=100,
+        warmup_steps=2,
+        device="cpu",
+        dtype="float32",
+        compile=False,
+        out_dir=str(out_dir),
+    )
+
+
+@dataclass
+class Launched:
+    """A training process that was started."""
+
+    process: subprocess.Popen[str]
+    config: Config
+
+    def send(self, number: signal.Signals, at_step: int) -> None:
+        """Send a signal once metrics.jsonl holds a row of that step."""
+        deadline = time.monotonic() + 120
+        while not any(row["step"] >= at_step for row in rows(self.config)):
+            if self.process.poll() is not None:
+                raise NotSurvivedError(f"ended before step {at_step}: {self.process.communicate()[1]}")
+            expect(time.monotonic() < deadline, f"no step {at_step} within two minutes")
+            time.sleep(0.002)
+        self.process.send_signal(number)
+
+    def finish(self) -> tuple[int, str]:
+        """Exit code and stderr."""
+        _, errors = self.process.communicate(timeout=240)
+        return self.process.returncode, errors
+
+
+def launch(config: Config, processes: int = 1, torchrun: tuple[str, ...] = (), **changes: Any) -> Launched:
+    """Start train.py as users do: under torchrun for several processes, or where `torchrun` has arguments for it."""
+    config = dataclasses.replace(config, **changes)
+    command = [sys.executable]
+    if processes > 1 or torchrun:
+        command += ["-m", "torch.distributed.run", *(torchrun or ("--standalone",)), f"--nproc_per_node={processes}"]
+    command += [str(ROOT / "train.py"), str(ROOT / "config" / "tiny.py"), *arguments(config)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    return Launched(process, config)
+
+
+def arguments(config: Config) -> list[str]:
+    """The command line that makes config/tiny.py this config."""
+    changed = {
+        f.name: getattr(config, f.name) for f in dataclasses.fields(Config) if getattr(config, f.name) != getattr(tiny, f.name)
+    }
+    return [word for name, value in changed.items() for word in (f"--{name}", str(value))]
+
+
+def rows(config: Config) -> list[dict[str, Any]]:
+    """The whole rows of a run's metrics.jsonl, also while it is being written."""
+    path = Path(config.out_dir) / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def metrics(config: Config) -> list[dict[str, Any]]:
+    """The rows without clock readings."""
+    return [{name: value for name, value in row.items() if name not in CLOCKS} for row in rows(config)]
+
+
+def weights(config: Config, step: int) -> dict[str, torch.Tensor]:
+    """The weights in a run's checkpoint."""
+    return load_file(Path(config.out_dir) / "checkpoints" / f"step_{step:08d}" / "model.safetensors")
+
+
+def assert_same(a: Config, b: Config) -> None:
+    """Equal weights at the end, to the bit, and equal metrics but for the clocks. Raises DataLostError."""
+    first_rows, second_rows = metrics(a), metrics(b)
+    steps = [[row["step"] for row in found] for found in (first_rows, second_rows)]
+    if steps[0] != steps[1]:
+        raise DataLostError(f"metrics.jsonl of {a.out_dir} has the steps {steps[0]}, that of {b.out_dir} {steps[1]}")
+    for one, other in zip(first_rows, second_rows, strict=True):
+        if one != other:
+            raise DataLostError(f"rows differ: {one} and {other}")
+    first, second = weights(a, a.max_steps), weights(b, b.max_steps)
+    different = [name for name in first.keys() | second.keys() if not _equal(first.get(name), second.get(name))]
+    if different:
+        raise DataLostError(f"weights differ in {different[:3]}")
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _equal(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    return a is not None and b is not None and torch.equal(a, b)
