@@ -17,6 +17,8 @@ python compare.py eval RUN... [--data_dir DIR] [--checkpoint best|last|STEP]
     loss of checkpoints on any prepared validation set, zero-shot
 python compare.py shapes RUN [--checkpoint best|last|STEP]
     a picture of the activations that a run learned
+python compare.py depth --activations SPEC... [--depths 4 12 24 48] [--width 256] [--seeds N] [--out_dir DIR]
+    how variance travels through deep networks at initialisation: depth.json and depth.png
 """
 
 import logging
@@ -29,14 +31,14 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from activations import plot
-from comparison import launch, measure, report, results, runner, slurm
+from activations import plot, registry
+from comparison import depth, launch, measure, plots, report, results, runner, slurm
 from comparison.document import Table, markdown
 from comparison.options import Options, read_options
 from comparison.record import part_of
 from comparison.sweep import Sweep, plan
 from config.command_line import overrides
-from runtime import checkpoint
+from runtime import checkpoint, files
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -169,6 +171,32 @@ def shapes(argv: list[str]) -> int:
     return 0
 
 
+def travel(argv: list[str]) -> int:
+    """`depth --activations SPEC...`: second moments through the layers of untrained networks."""
+    known: dict[str, int | None] = {"activations": None, "depths": None, "width": 1, "seeds": 1, "out_dir": 1}
+    options, rest = read_options(argv[1:], known)
+    specs = [registry.check(spec) for spec in options.words("activations")]
+    if rest or not specs:
+        raise ValueError(
+            f"depth takes no {rest[0]!r}" if rest else "depth of what? type compare.py depth --activations SPEC..."
+        )
+    depths = options.words("depths") or ["4", "12", "24", "48"]
+    if wrong := [word for word in depths if not word.isdecimal() or not 1 <= len(word) <= 3 or not int(word)]:
+        raise ValueError(f"--depths {wrong[0]!r} is not a number of layers from 1 to 999")
+    width, seeds = options.number("width", 256), options.number("seeds", 3)
+    if width % 64 or not 64 <= width <= 4096 or not 1 <= seeds <= 100:
+        raise ValueError(f"--width {width} --seeds {seeds}: allowed are multiples of 64 up to 4096, and 1 to 100 seeds")
+    out_dir = Path(options.word("out_dir") or "runs/depth")
+    check_writable(out_dir)
+    rows = depth.measure(specs, [int(word) for word in depths], width, seeds)
+    files.write_json(out_dir / "depth.json", {"command": shlex.join(["python", "compare.py", *argv]), "rows": rows})
+    picture = plots.depth(rows)
+    files.write_atomically(out_dir / "depth.png", lambda path: path.write_bytes(picture))
+    print(markdown([depth.table(rows)]), end="")
+    print(f"The picture lies in {out_dir / 'depth.png'}")
+    return 0
+
+
 def check_writable(out_dir: Path) -> None:
     """Make the folder. Raises ValueError where that cannot be, before hours of training show it."""
     try:
@@ -179,7 +207,12 @@ def check_writable(out_dir: Path) -> None:
         raise ValueError(f"out_dir {str(out_dir)!r} cannot be written to; give another --out_dir")
 
 
-COMMANDS: Mapping[str, Callable[[list[str]], int]] = {"report": write_report, "eval": evaluate, "shapes": shapes}
+COMMANDS: Mapping[str, Callable[[list[str]], int]] = {
+    "report": write_report,
+    "eval": evaluate,
+    "shapes": shapes,
+    "depth": travel,
+}
 # Name -> how many words follow it: None for any number of them, at least one.
 SWEEP_OPTIONS = {
     "activations": None, "seeds": 1, "baseline": 1, "vary": None, "lr": None, "lr_seeds": 1, "out_dir": 1, "jobs": 1,

@@ -5,6 +5,7 @@ Time runs from light to dark along cividis, which is uniform for every kind of c
 """
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -186,6 +187,34 @@ def _grid(
         figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), fontsize=8)
 
     return _png(draw, 1.2 + 2.0 * len(layers), 0.9 + 1.7 * len(rows))
+
+
+def depth(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Second moments against layer at the largest depth of `comparison.depth` rows, logarithmic, a line a spec and seed."""
+    deepest = [row for row in rows if row["depth"] == max(row["depth"] for row in rows)]
+    specs = list(dict.fromkeys(row["activation"] for row in deepest))
+    networks = list(dict.fromkeys(row["network"] for row in deepest))
+
+    def draw(figure: "Figure") -> None:
+        grid = figure.subplots(len(networks), 2, squeeze=False)
+        for network, pair in zip(networks, grid, strict=True):
+            for axes, direction in zip(pair, ("forward", "backward"), strict=True):
+                for index, spec in enumerate(specs):
+                    style = {
+                        "color": OKABE_ITO[index % len(OKABE_ITO)],
+                        "linestyle": LINES[index // len(OKABE_ITO) % len(LINES)],
+                    }
+                    curves = [row[direction] for row in deepest if (row["network"], row["activation"]) == (network, spec)]
+                    for seed, curve in enumerate(curves):
+                        values = [math.nan if value is None else value for value in curve]
+                        axes.plot(values, label=None if seed else spec, linewidth=1.1, **style)
+                axes.set(yscale="log", xlabel="layer", title=f"{network}, {direction}")
+                low, high = axes.get_ylim()
+                axes.set_ylim(max(low, 1e-12), min(high, 1e12))
+            pair[0].set_ylabel("second moment, relative")
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+
+    return _png(draw, 8.5, 1.2 + 2.6 * len(networks) + 0.12 * len(specs))
 
 
 def _png(draw: Callable[["Figure"], None], width: float, height: float) -> bytes:

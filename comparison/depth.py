@@ -1,0 +1,95 @@
+"""How variance travels through depth at initialisation: the stability that unit gain promises, without training anything.
+
+Two networks. `stack`: x -> F(W x), W Gaussian of variance 1/width, without normalisation or residual: the papers' argument
+(arXiv 2502.01247). E F^2 = s^2 and E F'^2 = 1 make variance 1 a fixed point of both directions. Forward it attracts where
+-2 < E[F F''] < 0, since d E F(sqrt(q) z)^2 / dq = E F'^2 + E[F F'']; otherwise deviations grow with depth. `gpt`: our pre-norm
+GPT, whose residual stream adds up instead.
+
+Forward is E h^2 after layer l over E h^2 before the first; backward is E (dL/dh)^2 at layer l over that after the last, L the
+product of the output with Gaussian noise. Where they are not finite they are None.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import activations
+from comparison.document import Table
+from config.schema import GPTConfig
+from model import GPT
+
+Row = dict[str, Any]
+NETWORKS = ("stack", "gpt")
+TOKENS, BATCH = 64, 4
+
+
+def measure(specs: Sequence[str], depths: Sequence[int], width: int, seeds: int) -> list[Row]:
+    """A row for each network, spec, depth and seed: `forward` and `backward`, depth + 1 numbers each, from input to output."""
+    return [
+        {"network": network, "activation": spec, "depth": depth, "seed": seed, "width": width}
+        | _travel(*_network(network, spec, depth, width, seed))
+        for network in NETWORKS
+        for spec in specs
+        for depth in depths
+        for seed in range(seeds)
+    ]
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """What is left of the second moments after all layers, in both directions: geometric mean over seeds (least to most)."""
+    lines = []
+    for key in dict.fromkeys((row["network"], row["activation"], row["depth"]) for row in rows):
+        members = [row for row in rows if (row["network"], row["activation"], row["depth"]) == key]
+        ends = (_told([row["forward"][-1] for row in members]), _told([row["backward"][0] for row in members]))
+        lines.append((*map(str, key), *ends))
+    return Table(("network", "activation", "depth", "forward", "backward"), tuple(lines))
+
+
+def _told(ends: Sequence[float | None]) -> str:
+    finite = [end for end in ends if end]
+    if len(finite) < len(ends):
+        return f"overflow in {len(ends) - len(finite)} of {len(ends)}"
+    return f"{statistics.geometric_mean(finite):.3g} ({min(finite):.3g} to {max(finite):.3g})"
+
+
+def _network(network: str, spec: str, depth: int, width: int, seed: int) -> tuple[list[nn.Module], Tensor]:
+    """The layers and their input (BATCH, TOKENS, width)."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(BATCH, TOKENS, width, generator=generator)
+    if network == "stack":
+        return [_Layer(width, spec, generator) for _ in range(depth)], x
+    config = GPTConfig(n_layer=depth, n_head=max(1, width // 64), n_embd=width, block_size=TOKENS, vocab_size=256)
+    gpt = GPT(replace(config, activation=spec), seed)
+    return list(gpt.transformer.h), x * 0.02 * math.sqrt(2)  # what token and position embeddings of GPT-2's init add up to
+
+
+def _travel(layers: Sequence[nn.Module], x: Tensor) -> dict[str, list[float | None]]:
+    hidden = [x.requires_grad_()]
+    for layer in layers:
+        hidden.append(layer(hidden[-1]))
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    gradients = torch.autograd.grad(hidden[-1], hidden, noise)
+    forward, backward = ([float(t.detach().double().square().mean()) for t in tensors] for tensors in (hidden, gradients))
+    return {"forward": [_ratio(h, forward[0]) for h in forward], "backward": [_ratio(g, backward[-1]) for g in backward]}
+
+
+def _ratio(a: float, b: float) -> float | None:
+    return a / b if math.isfinite(a) and math.isfinite(b) else None
+
+
+class _Layer(nn.Module):
+    """F(W x)."""
+
+    def __init__(self, width: int, spec: str, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, width, generator=generator) / math.sqrt(width))
+        self.act = activations.build(spec, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(x @ self.weight.T)
+        return y
