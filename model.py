@@ -15,11 +15,12 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import activations
 from activations import registry
+from config.foreign import read_object, read_tensors
 from config.schema import GPTConfig
 
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # GPT-2 stores (in, out)
@@ -380,7 +381,7 @@ class GPT(nn.Module):
                 f"{folder} has no {' and no '.join(missing)}; a GPT-2 folder holds config.json and model.safetensors"
             )
         config = _read_config(folder / "config.json")
-        state = load_file(folder / "model.safetensors")
+        state = read_tensors(folder / "model.safetensors", config)
         if not config.bias:
             state = {name: tensor for name, tensor in state.items() if not name.endswith("bias")}
         model = cls(config)
@@ -419,24 +420,20 @@ def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generat
 
 
 def _read_config(path: Path) -> GPTConfig:
-    fields = json.loads(path.read_text())
+    fields = read_object(path)
     if fields.get("model_type") != "gpt2":
         raise ValueError(f"{path} says model_type {fields.get('model_type')!r}; only 'gpt2' is supported")
+    if missing := {"n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "activation_function"} - fields.keys():
+        raise ValueError(f"{path} has no field {min(missing)!r}")
+    ours = {n: fields[n] for n in ("bias", "mlp_init", "preactivation_std", "input_scale") if n in fields}
+    sizes = {n: fields[n] for n in ("n_layer", "n_head", "n_embd", "vocab_size")}
+    activation = str(fields["activation_function"])
     try:
         return GPTConfig(
-            n_layer=fields["n_layer"],
-            n_head=fields["n_head"],
-            n_embd=fields["n_embd"],
-            block_size=fields["n_positions"],
-            vocab_size=fields["vocab_size"],
-            activation=_HF_ACTIVATIONS.get(fields["activation_function"], fields["activation_function"]),
-            bias=fields.get("bias", True),
-            mlp_init=fields.get("mlp_init", "gpt2"),
-            preactivation_std=fields.get("preactivation_std", 1.0),
-            input_scale=fields.get("input_scale", "auto"),
+            **sizes, **ours, block_size=fields["n_positions"], activation=_HF_ACTIVATIONS.get(activation, activation)
         )
-    except KeyError as error:
-        raise ValueError(f"{path} has no field {error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _download(name: str) -> Path:

@@ -16,7 +16,7 @@ import torch
 from data import tokenizer
 from data.tokenizer import Tokenizer
 from model import GPT
-from runtime import checkpoint
+from runtime import checkpoint, memory
 from runtime.hardware import pick_device, pick_dtype, why_not_compile
 
 
@@ -27,7 +27,9 @@ def main(argv: list[str] | None = None) -> int:
         _check(options)
         device = pick_device(options.device)
         gpt, words = load(options.run, options.checkpoint, options.tokenizer)
-        gpt.to(device, pick_dtype(options.dtype, device))
+        dtype = pick_dtype(options.dtype, device)
+        check_memory(gpt, options.num_samples, device, dtype)
+        gpt.to(device, dtype)
         if options.compile:
             if reason := why_not_compile(device):
                 raise ValueError(f"--compile cannot work here: {reason}; leave it out")
@@ -59,6 +61,14 @@ def load(run: str, which: str, tokenizer_name: str) -> tuple[GPT, Tokenizer]:
             f"{run!r} is neither a run nor a GPT-2 folder; give one such as runs/tiny_hermite (make train makes it)"
         )
     return GPT.from_pretrained(run).eval(), tokenizer.load(tokenizer_name or "gpt2")
+
+
+def check_memory(gpt: GPT, num_samples: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Raises ValueError where the samples' keys and values do not fit."""
+    needed, there = memory.cache_bytes(gpt.config, num_samples, dtype), memory.total_bytes(device)
+    if needed > there:
+        told = f"--num_samples {num_samples} takes {needed:,} bytes of keys and values, {device} has {there:,}"
+        raise ValueError(f"{told}; type --num_samples {there // (2 * (needed // num_samples))}")
 
 
 def write(gpt: GPT, words: Tokenizer, context: torch.Tensor, options: argparse.Namespace) -> None:

@@ -36,7 +36,9 @@ def load_preset(path: Path) -> Config:
     """The object named `config` in a preset file. Raises ValueError if there is none."""
     if path.suffix != ".py" or not path.is_file():
         presets = sorted(
-            p.name for p in Path(__file__).parent.glob("*.py") if p.stem not in ("__init__", "schema", "command_line")
+            p.name
+            for p in Path(__file__).parent.glob("*.py")
+            if p.stem not in ("__init__", "schema", "command_line", "foreign")
         )
         raise ValueError(f"{str(path)!r} is not a preset file; in config/ there are {', '.join(presets)}")
     found = runpy.run_path(str(path)).get("config")

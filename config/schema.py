@@ -34,6 +34,11 @@ class GPTConfig:
     preactivation_std: float = 1.0
     input_scale: Literal["auto", "1"] = "auto"
 
+    @property
+    def matrix_parameters(self) -> int:
+        """Scalars in embeddings and matrices, the bulk of the model: biases, norms and coefficients are left out."""
+        return (self.vocab_size + self.block_size) * self.n_embd + 12 * self.n_layer * self.n_embd**2
+
     def __post_init__(self) -> None:
         _raise(_type_problems(self) or [*_shape_problems(self), *_positive_problems(self, "vocab_size")])
         _make_canonical(self)

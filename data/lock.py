@@ -17,6 +17,8 @@ def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
     The operating system keeps the lock, so that of a process that died is free at once, whatever its file says.
     """
     path = folder / name
+    if path.is_symlink():
+        raise ValueError(f"{path} is a symbolic link, which this program would write through; remove it")
     with path.open("a+", encoding="utf-8") as file:
         if not _acquire(file):
             file.seek(0)

@@ -183,6 +183,7 @@ def file_sha256(path: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all: temporary name, fsync, rename."""
     partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)  # a link of that name would be written through
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         sync(file)

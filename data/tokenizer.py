@@ -101,7 +101,7 @@ def chunks(texts: Iterable[str], characters: int) -> Iterator[list[str]]:
     held = 0
     for text in texts:
         chunk.append(text)
-        held += len(text)
+        held += len(text) + 64  # about what an empty one takes: millions of them must not make one chunk
         if held >= characters:
             yield chunk
             chunk, held = [], 0

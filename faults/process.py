@@ -92,7 +92,7 @@ class Child:
 
 
 def trainers(config: Config, log: Path, processes: int = 1, inject: Inject | None = None, memory_bytes: int = 0) -> list[Child]:
-    """train.py with this config: one process, or several with the environment that torchrun gives its workers; the fault is rank 0's."""
+    """train.py with this config: one process, or several with the environment that torchrun gives; the fault is rank 0's."""
     argv = [PRESET, *arguments(config)]
     if processes == 1:
         return [Child("train", argv, log, inject, memory_bytes=memory_bytes)]

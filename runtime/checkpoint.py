@@ -4,7 +4,6 @@ A checkpoint folder is written under a temporary name, fsynced and renamed, so e
 Weights are safetensors under GPT-2's names, the rest loads with `weights_only=True`: a stranger's checkpoint runs no code.
 """
 
-import json
 import re
 import shutil
 import zipfile
@@ -14,12 +13,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from config.foreign import read_object, read_tensors
 from config.schema import FIXED_FIELDS, Config, from_dict
 from model import GPT
 from runtime.files import remove, write_atomically, write_json, write_text
 
+_WRITTEN = ("checkpoints", "metrics.jsonl", "config.json", "run.json", ".lock")
 _NAME = re.compile(r"step_(\d{8,})")
 
 
@@ -100,36 +101,26 @@ def find(run: str | Path, which: str = "best") -> Path:
 def read_config(folder: Path) -> Config:
     """The `Config` in a run's or checkpoint's config.json, validated as the data it is. Raises ValueError."""
     path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; give the folder of a run or of a checkpoint") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no object")
-    return from_dict(values, str(path))
+    return from_dict(read_object(path), str(path))
 
 
 def load_weights(model: GPT, folder: Path) -> None:
     """Load a checkpoint's weights into `model`. Raises ValueError where they are damaged or do not fit."""
     path = folder / "model.safetensors"
-    try:
-        state = load_file(path)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"{path} is not whole ({error}); use another checkpoint") from None
-    model.load_gpt2_state_dict(state, str(path))
+    model.load_gpt2_state_dict(read_tensors(path, model.config), str(path))
 
 
 def load_state(folder: Path) -> dict[str, Any]:
     """Optimizer, scaler and progress of a checkpoint, on the CPU. Raises ValueError for a file that is damaged or runs code."""
     path = folder / "state.pt"
+    if not zipfile.is_zipfile(path) or _unpacked_bytes(path) > path.stat().st_size:
+        raise ValueError(f"{path} is not a training state of this project; use another checkpoint")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle raises nearly anything; every one of them is reported, none is passed over
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a training state of this project ({reason}); use another checkpoint") from None
-    if not isinstance(state, dict) or not zipfile.is_zipfile(path):
+    if not isinstance(state, dict):
         raise ValueError(f"{path} is not a training state of this project; use another checkpoint")
     return state
 
@@ -138,8 +129,10 @@ def load_model(run: str | Path, which: str = "best") -> tuple[GPT, Config]:
     """The model of a run's checkpoint, on the CPU in evaluation mode, with the run's `Config`. Raises ValueError."""
     folder = find(run, which)
     config = read_config(folder)
+    path = folder / "model.safetensors"
+    tensors = read_tensors(path, config.gpt(config.vocab_size))
     model = GPT(config.gpt(config.vocab_size))
-    load_weights(model, folder)
+    model.load_gpt2_state_dict(tensors, str(path))
     return model.eval(), config
 
 
@@ -154,6 +147,24 @@ def check_resumable(config: Config, earlier: Config, folder: Path) -> dict[str, 
         raise ValueError(f"cannot resume {folder}: {told}; give the former values, or another out_dir")
     was, now = asdict(earlier), asdict(config)
     return {name: (was[name], now[name]) for name in now if was[name] != now[name]}
+
+
+def refuse_links(out_dir: Path) -> None:
+    """Raises ValueError where a name that a run writes in its folder is a symbolic link: it would write elsewhere."""
+    ours = [*(out_dir / name for name in _WRITTEN), out_dir / "checkpoints" / "best"]
+    if links := [str(path) for path in ours if path.is_symlink()]:
+        raise ValueError(
+            f"{links[0]} is a symbolic link; a run writes only inside its folder: remove it, or link the folder itself"
+        )
+
+
+def _unpacked_bytes(path: Path) -> int:
+    """What a zip archive says it unpacks to; torch.save packs nothing, so that more than its size is an attack."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a training state of this project ({error}); use another checkpoint") from None
 
 
 def _best_name(out_dir: Path) -> str:

@@ -50,7 +50,8 @@ def open_dataset(config: Config, check_tokens: bool) -> Dataset:
     lengths = byte_lengths(name)
     if meta and lengths is not None and meta.vocab_size != len(lengths):
         raise ValueError(
-            f"{folder}/{shards.META}: vocab_size is {meta.vocab_size}, that of its tokenizer {name!r} {len(lengths)}; {shards.AGAIN}"
+            f"{folder}/{shards.META}: vocab_size is {meta.vocab_size}, that of its tokenizer {name!r} {len(lengths)}; "
+            f"{shards.AGAIN}"
         )
     if check_tokens:
         for tokens in (train, val):

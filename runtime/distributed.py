@@ -51,7 +51,7 @@ def join(device: str, backend: Literal["auto", "nccl", "gloo"], timeout_s: float
     that is not there. `leave` is the other end.
     """
     world_size, rank, local_rank = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
-    pick_device(device, int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)  # too few devices is an error on rank 0 as well
+    pick_device(device, processes_here() - 1)  # too few devices is an error on rank 0 as well
     mine = pick_device(device, local_rank)
     if mine.type == "cuda":
         torch.cuda.set_device(mine)
@@ -65,6 +65,11 @@ def join(device: str, backend: Literal["auto", "nccl", "gloo"], timeout_s: float
 def is_main() -> bool:
     """Whether this process is the one that talks, before and after `join`."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def processes_here() -> int:
+    """How many processes of this run share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def is_lost_rank(error: RuntimeError) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from config.foreign import read_object
 from config.schema import Config
 from runtime.files import write_json, write_text
 
@@ -51,11 +52,21 @@ class Metrics:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole rows of a metrics.jsonl; a torn line at the end is left out."""
+    """All whole rows of a metrics.jsonl; a torn line at the end is left out. Raises ValueError naming a line that is no row."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]  # what follows the last newline is torn or empty
+    return [_row(path, number, line) for number, line in enumerate(lines[:-1], 1) if line]  # the rest is torn or empty
+
+
+def _row(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
+        raise ValueError(f"{path}: line {number} is no row of metrics; repair or remove it")
+    return row
 
 
 def cut(path: Path, step: int) -> None:
@@ -78,15 +89,15 @@ def record_launch(out_dir: Path, step: int, facts: dict[str, Any]) -> None:
     if step == 0 or not path.is_file():
         write_json(path, launch | facts | {"resumed": []})
         return
-    first = json.loads(path.read_text(encoding="utf-8"))
-    first["resumed"].append({"step": step} | launch | {"hardware": facts["hardware"]})
-    write_json(path, first)
+    first = read_object(path)
+    resumed = [*first.get("resumed", []), {"step": step} | launch | {"hardware": facts["hardware"]}]
+    write_json(path, first | {"resumed": resumed})
 
 
 def update_record(out_dir: Path, facts: dict[str, Any]) -> None:
     """Add `facts` to out_dir/run.json."""
     path = out_dir / "run.json"
-    write_json(path, json.loads(path.read_text(encoding="utf-8")) | facts)
+    write_json(path, read_object(path) | facts)
 
 
 def provenance() -> dict[str, Any]:

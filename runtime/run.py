@@ -23,7 +23,7 @@ from config.schema import Config
 from data.batches import Batch, Batches
 from data.lock import locked
 from model import GPT
-from runtime import checkpoint, distributed, log, optim
+from runtime import checkpoint, distributed, log, memory, optim
 from runtime.dataset import Dataset, open_dataset
 from runtime.distributed import Processes
 from runtime.files import write_json
@@ -131,6 +131,8 @@ def set_up(config: Config) -> Run:
         dataset = open_dataset(config, check_tokens=processes.is_main)
         resolved: dict[str, Any] = {"tokenizer": dataset.tokenizer, "vocab_size": dataset.vocab_size}
         config = replace(config, **resolved)
+        dtype = pick_dtype(config.dtype, processes.device)
+        memory.check(config, processes.device, distributed.processes_here(), dtype)
         batches = Batches(dataset.train, config.block_size, config.global_batch_size, config.seed)
         gpt = initial_model(config, batches)
         hashes = {"init_hash": weights_hash(gpt, False), "activation_init_hash": weights_hash(gpt, True)}
@@ -144,7 +146,6 @@ def set_up(config: Config) -> Run:
             retain_memory()
         torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products on the GPUs that have it
         torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
-        dtype = pick_dtype(config.dtype, processes.device)
         compiled = compile_model(gpt, config, processes)
         run = Run(
             config=config,
@@ -189,6 +190,7 @@ def resume_from(config: Config, processes: Processes, resources: contextlib.Exit
     out_dir = Path(config.out_dir)
     if out_dir.exists() and not out_dir.is_dir():
         raise ValueError(f"out_dir {config.out_dir!r} is a file; give a folder")
+    checkpoint.refuse_links(out_dir)
     if config.resume == "never" and out_dir.is_dir() and any(path.name != LOCK for path in out_dir.iterdir()):
         raise ValueError(f"out_dir {config.out_dir!r} is not empty and resume is never; give another or --resume auto")
     if config.resume == "must" and not checkpoint.checkpoints(out_dir):
@@ -196,6 +198,7 @@ def resume_from(config: Config, processes: Processes, resources: contextlib.Exit
     if processes.is_main:
         out_dir.mkdir(parents=True, exist_ok=True)
         resources.enter_context(locked(out_dir, LOCK))
+        log.read(out_dir / "metrics.jsonl")  # what is not ours to go on from is said now
         checkpoint.sweep(out_dir)
     processes.barrier()
     newest = checkpoint.checkpoints(out_dir)[-1:]

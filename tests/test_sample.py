@@ -14,6 +14,7 @@ import sample
 from config.schema import Config
 from faults.runs import ROOT, small_config
 from model import GPT
+from runtime import memory
 from tests.runs import train_here
 
 
@@ -106,3 +107,12 @@ def test_it_streams_as_a_process(run: str) -> None:
     done = subprocess.run(command, input="abc", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("abc")
+
+
+def test_more_samples_than_fit_are_refused(
+    small: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = train_here(small, max_steps=1)
+    monkeypatch.setattr(memory, "total_bytes", lambda device: 100_000)
+    assert sample.main([config.out_dir, "--num_samples", "50", "--prompt", "a", "--dtype", "float32", "--device", "cpu"]) == 2
+    assert "--num_samples 50 takes" in capsys.readouterr().err

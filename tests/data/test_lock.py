@@ -47,3 +47,12 @@ def test_a_killed_owner_holds_nothing(tmp_path: Path) -> None:
     assert f"process {owner.pid}" in (tmp_path / ".lock").read_text()
     with locked(tmp_path):
         pass
+
+
+def test_a_link_is_not_written_through(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / ".lock").symlink_to(victim)
+    with pytest.raises(ValueError, match="symbolic link"), locked(tmp_path):
+        pass
+    assert victim.read_text() == "mine"

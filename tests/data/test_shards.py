@@ -251,3 +251,11 @@ def test_any_json_is_refused_or_read(content: Any, folder: Path) -> None:
         (folder / "other.json").write_text(json.dumps(values))
         with pytest.raises(ValueError, match=r"other\.json"):
             read_meta(folder, "other.json")
+
+
+def test_text_is_not_written_through_a_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "meta.json.partial").symlink_to(victim)
+    shards.write_text(tmp_path / "meta.json", "ours")
+    assert (victim.read_text(), (tmp_path / "meta.json").read_text()) == ("mine", "ours")

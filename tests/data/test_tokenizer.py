@@ -154,3 +154,7 @@ def test_without_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValueError, match="set GPT2_BPE_DIR to a folder") as raised:
         load("gpt2")
     assert "\n" not in str(raised.value)
+
+
+def test_empty_texts_do_not_make_one_chunk() -> None:
+    assert max(map(len, tokenizer.chunks([""] * 10_000, 6_400))) == 100

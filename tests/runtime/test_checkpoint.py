@@ -155,3 +155,23 @@ def test_shards_that_changed_stop_a_resume(
     with pytest.raises(AssertionError):
         train_here(small, max_steps=4, lr_decay_steps=12, data_dir=str(copy))
     assert "has changed since" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", "config.json", "run.json", ".lock", "checkpoints/best"])
+def test_a_run_is_not_written_through_links(gpt: GPT, resolved: Config, tmp_path: Path, name: str) -> None:
+    save(gpt, resolved, 1, is_best=True)
+    path = Path(resolved.out_dir) / name
+    checkpoint.refuse_links(Path(resolved.out_dir))
+    if path.exists():
+        path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"{name} is a symbolic link"):
+        checkpoint.refuse_links(Path(resolved.out_dir))
+
+
+def test_a_state_that_unpacks_to_more_than_it_is_is_refused(gpt: GPT, resolved: Config) -> None:
+    folder = save(gpt, resolved, 1)
+    with zipfile.ZipFile(folder / "state.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(1 << 20))
+    with pytest.raises(ValueError, match=r"state\.pt is not a training state"):
+        checkpoint.load_state(folder)

@@ -66,3 +66,11 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_again(small: Config)
     train_here(small)
     assert [row["step"] for row in rows(small) if "val_loss" in row] == [0, 6, 12]
     assert [row["step"] for row in rows(small) if "train_loss" in row] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("line", ["[1]", "{}", "x", '{"step": "1"}'])
+def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2 is no row"):
+        read(path)

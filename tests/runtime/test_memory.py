@@ -1,0 +1,57 @@
+"""The estimate is near what a step takes, and a config above what there is is refused with the field to lower."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from config.schema import Config, GPTConfig
+from faults.runs import ROOT
+from runtime import memory
+
+FACTOR = 1.5  # measured 0.99 to 1.23 for shapes of every kind, on Linux with glibc
+MEASURE = """
+import resource, sys, torch, torch._dynamo
+from config.schema import GPTConfig
+from model import GPT
+torch.set_num_threads(1)
+peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+model = GPT(GPTConfig(n_layer=4, n_head=4, n_embd=256, block_size=256, vocab_size=5000))
+optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+tokens = torch.zeros(8, 256, dtype=torch.int64)
+for _ in range(2):
+    model(tokens, tokens).backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has other units elsewhere")
+def test_the_estimate_is_near_the_measured_peak() -> None:
+    done = subprocess.run([sys.executable, "-c", MEASURE], cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ)
+    gpt = GPTConfig(n_layer=4, n_head=4, n_embd=256, block_size=256, vocab_size=5000)
+    estimate = memory.state_bytes(gpt) + memory.activation_bytes(gpt, 8, torch.float32)
+    assert estimate / FACTOR < int(done.stdout) < estimate * FACTOR
+
+
+@pytest.mark.parametrize(
+    ("changes", "lower"),
+    [
+        ({"n_layer": 10_000, "n_embd": 16384}, "n_layer or n_embd"),
+        ({"global_batch_size": 2**24, "micro_batch_size": 2**24}, "micro_batch_size"),
+    ],
+)
+def test_what_cannot_fit_is_refused(small: Config, changes: dict[str, int], lower: str) -> None:
+    config = dataclasses.replace(small, vocab_size=257, **changes)
+    with pytest.raises(ValueError, match=rf"this config needs about .* GiB a process .* cpu has .* GiB for it; lower {lower}$"):
+        memory.check(config, torch.device("cpu"), 1, torch.float32)
+    memory.check(dataclasses.replace(small, vocab_size=257), torch.device("cpu"), 2, torch.float32)
+
+
+def test_this_machine_has_some() -> None:
+    assert memory.total_bytes(torch.device("cpu")) > 1 << 28
