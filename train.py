@@ -111,6 +111,7 @@ def train(run: Run) -> int:
             if due(progress.step, config.log_interval, config.max_steps):
                 mean_loss = processes.sum([float(loss_sum) / steps_in_sum])[0] / processes.world_size
                 seconds = clock.take()
+                say(run, *run.watch.report(progress.step, mean_loss))
                 if metrics:
                     metrics.write(
                         {

@@ -29,6 +29,7 @@ from runtime.distributed import Processes
 from runtime.files import write_json
 from runtime.hardware import autocast, describe, pick_dtype, retain_memory, why_not_compile
 from runtime.progress import Progress
+from runtime.watch import Watch
 
 logger = logging.getLogger("train")
 
@@ -57,6 +58,7 @@ class Run:
     scaler: torch.amp.GradScaler
     dataset: Dataset
     batches: Batches
+    watch: Watch
     progress: Progress = field(default_factory=Progress)
     resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -135,6 +137,7 @@ def set_up(config: Config) -> Run:
         memory.check(config, processes.device, distributed.processes_here(), dtype)
         batches = Batches(dataset.train, config.block_size, config.global_batch_size, config.seed)
         gpt = initial_model(config, batches)
+        watch = Watch(gpt)
         hashes = {"init_hash": weights_hash(gpt, False), "activation_init_hash": weights_hash(gpt, True)}
         folder = resume_from(config, processes, resources)
         if folder:
@@ -158,6 +161,7 @@ def set_up(config: Config) -> Run:
             scaler=torch.amp.GradScaler(processes.device.type, enabled=dtype == torch.float16),
             dataset=dataset,
             batches=batches,
+            watch=watch,
         )
         if folder:
             restore(run, folder)
