@@ -136,7 +136,7 @@ def fill(run: Run, value: float) -> None:
 
 
 def poisoned(config: Config, poison: Poison) -> None:
-    """`stop`: exit code 1, the step, the layer and the tensor named; `skip`: it goes on where it can. Checkpoints are finite."""
+    """`stop`: exit code 1, the step, layer and tensor named; `skip`: it goes on where it can. Checkpoints are finite."""
     child = trainer(config, Path(config.out_dir).with_suffix(".log"), poison)
     code = child.finish()
     said = child.said

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import platform
+import re
 import shutil
 import time
 from typing import Any, Literal
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """The device that `name` (auto, cpu, cuda, cuda:N, mps) means for this process. Raises ValueError if it is not there."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,4})?", name, re.ASCII):
+        raise ValueError(f"device {name!r} is not auto, cpu, cuda, cuda:N or mps")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name.startswith("cuda"):

@@ -55,3 +55,9 @@ def test_no_compiler_is_found_out_before_compiling(monkeypatch: pytest.MonkeyPat
     assert "no C++ compiler" in hardware.why_not_compile(torch.device("cpu"))
     monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: None)
     assert hardware.why_not_compile(torch.device("cuda")) == "Triton is not installed"
+
+
+@pytest.mark.parametrize("name", ["toaster", "cuda:", "cuda:x", "cuda:-1", "", "meta"])
+def test_a_device_of_another_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is not auto, cpu, cuda, cuda:N or mps"):
+        hardware.pick_device(name)
