@@ -35,7 +35,7 @@ def read_tensors(path: Path, config: GPTConfig) -> dict[str, Tensor]:
     Raises ValueError. Whether each tensor fits is the model's to say, when it loads them.
     """
     try:
-        state = load_file(path)
+        state: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, MemoryError) as error:
         raise ValueError(f"{path} is not whole ({error}); use another one") from None
     held, asked = sum(tensor.numel() for tensor in state.values()), config.matrix_parameters

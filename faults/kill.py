@@ -24,14 +24,10 @@ def run(tally: Tally, folder: Path) -> None:
     data_dir.mkdir()
     write_shards(data_dir)
     for processes, wanted in ((1, tally.plan(*ALONE)), (2, tally.plan(*TWO))):
-        changes = {
-            "max_steps": 40,
-            "eval_interval": 5,
-            "checkpoint_interval": 3,
-            "telemetry_interval": 10,
-            "micro_batch_size": 6,
-        }
-        plain = dataclasses.replace(small_config(data_dir, folder / f"undisturbed-{processes}"), **changes)
+        plain = dataclasses.replace(
+            small_config(data_dir, folder / f"undisturbed-{processes}"),
+            max_steps=40, eval_interval=5, checkpoint_interval=3, telemetry_interval=10, micro_batch_size=6,
+        )  # fmt: skip
         started = time.monotonic()
         for child in trainers(plain, folder / "undisturbed.log", processes):
             expect(child.finish() == 0, f"the undisturbed run failed: {child.said[-500:]}")

@@ -21,6 +21,7 @@ from config.schema import Config, field_types
 from faults.process import PRESET, Child, one_line, trainer
 from faults.runs import ROOT, arguments, small_config, write_shards
 from faults.tally import Tally, expect
+from runtime.run import Run
 
 EXAMPLES, REAL = (1000, 40), (25, 0)
 VALUES = (
@@ -63,7 +64,11 @@ class Search:
 
     def __call__(self) -> None:
         whole = train.main
-        train.main = lambda argv: self.search(whole, argv or [])
+
+        def main(argv: list[str] | None = None) -> int:
+            return self.search(whole, argv or [])
+
+        train.main = main
 
     def search(self, main: Callable[[list[str]], int], argv: list[str]) -> int:
         """Try mutations of argv and write what came of them. Exit code 0: it came to its end."""
@@ -72,7 +77,12 @@ class Search:
         counts = {"examples": 0, "refused": 0, "accepted": 0}
         failures: list[str] = []
         configs: list[Config] = []
-        train.train = lambda run: configs.append(run.config) or 0  # the stub
+
+        def stub(run: Run) -> int:
+            configs.append(run.config)
+            return 0
+
+        train.train = stub
 
         @settings(
             max_examples=self.examples, deadline=None, database=None, derandomize=True, phases=[Phase.generate],

@@ -101,14 +101,14 @@ class Grow:
                 run.gpt.get_parameter(coefficient(run)).mul_(self.factor)
 
 
-def before_step(step: int, act: Callable[[Run], object]) -> None:
+def before_step(at: int, act: Callable[[Run], object]) -> None:
     """Call act(run) when the run is about to take the step that follows `step` updates."""
     original = train.take_step
 
-    def take_step(run: Run, now: int, batch: Any) -> Any:
-        if now == step:
+    def take_step(run: Run, step: int, batch: Any) -> Any:
+        if step == at:
             act(run)
-        taken = original(run, now, batch)
+        taken = original(run, step, batch)
         for undo in _after.pop(id(run), []):
             undo()
         return taken

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ def run(tally: Tally, folder: Path) -> None:
     data_dir = folder / "data"
     data_dir.mkdir()
     base = small_config(write_shards(data_dir), folder / "run")
-    changes = [{"activation": "gelu"}, {"dropout": 0.1}, {"dtype": "bfloat16"}, {"deterministic": True}]
+    changes: list[dict[str, Any]] = [{"activation": "gelu"}, {"dropout": 0.1}, {"dtype": "bfloat16"}, {"deterministic": True}]
     if torch.cuda.is_available():
         changes.append({"device": "cuda", "deterministic": True, "dtype": "auto"})
     else:

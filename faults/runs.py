@@ -117,7 +117,8 @@ def metrics(config: Config) -> list[dict[str, Any]]:
 
 def weights(config: Config, step: int) -> dict[str, torch.Tensor]:
     """The weights in a run's checkpoint."""
-    return load_file(Path(config.out_dir) / "checkpoints" / f"step_{step:08d}" / "model.safetensors")
+    found: dict[str, torch.Tensor] = load_file(Path(config.out_dir) / "checkpoints" / f"step_{step:08d}" / "model.safetensors")
+    return found
 
 
 def assert_same(a: Config, b: Config) -> None:

@@ -9,6 +9,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -105,7 +106,7 @@ class Payload:
     def __init__(self, folder: Path) -> None:
         self.victim = str(folder.parent / VICTIM)
 
-    def __reduce__(self) -> object:
+    def __reduce__(self) -> tuple[Any, ...]:
         return os.mkdir, (self.victim,)
 
 
