@@ -14,7 +14,7 @@ from faults.runs import assert_same, small_config, write_shards
 from faults.tally import Tally, expect, keep
 from runtime import checkpoint, log
 
-ALONE, TWO = (70, 8), (30, 3)  # how many kills in the full and in the short form, of one process and of one of two
+ALONE, TWO = (70, 4), (30, 2)  # how many kills in the full and in the short form, of one process and of one of two
 CALLS = 60  # a run of this length makes some 400 of the calls that DieAt counts; most kills should come within its first second
 
 

@@ -118,7 +118,7 @@ def hanging_rank(config: Config, plain: Config) -> None:
     took = time.monotonic() - sent
     expect(code != 0, "exit code 0")
     expect("timeout_s" in errors and "rank" in errors, f"it does not say what happened: {errors[-1500:]}")
-    expect(took < 30, f"it took {took:.0f} s")
+    expect(took < 60, f"it took {took:.0f} s")
     goes_on(dataclasses.replace(config, timeout_s=600.0), plain)
 
 

@@ -90,7 +90,8 @@ def launch(config: Config, processes: int = 1, torchrun: tuple[str, ...] = (), *
     if processes > 1 or torchrun:
         command += ["-m", "torch.distributed.run", *(torchrun or ("--standalone",)), f"--nproc_per_node={processes}"]
     command += [str(ROOT / "train.py"), str(ROOT / "config" / "tiny.py"), *arguments(config)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # A store of their own for each attempt, as the README tells those who use --max-restarts.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
     return Launched(process, config)
 

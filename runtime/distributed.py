@@ -48,8 +48,13 @@ def join(device: str, backend: Literal["auto", "nccl", "gloo"], timeout_s: float
     """This process as torchrun's environment describes it; joins the process group where there are several.
 
     A collective that waits longer than `timeout_s` for a lost rank ends in an error. Raises ValueError for a device
-    that is not there. `leave` is the other end.
+    that is not there, or where torchrun's restarts cannot work. `leave` is the other end.
     """
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise ValueError(  # workers read the addresses of the dead attempt and wait for them: pytorch issue 135712
+            "torchrun started again with the store of the attempt before, in which workers do not find each other; "
+            "type TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --max-restarts N ..."
+        )
     world_size, rank, local_rank = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
     pick_device(device, processes_here() - 1)  # too few devices is an error on rank 0 as well
     mine = pick_device(device, local_rank)

@@ -56,3 +56,10 @@ def test_a_lost_rank_is_told_from_other_errors() -> None:
     assert distributed.is_lost_rank(torch.distributed.DistNetworkError("no"))
     assert distributed.is_lost_rank(RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed"))
     assert not distributed.is_lost_rank(RuntimeError("shapes do not match"))
+
+
+def test_a_restart_that_would_hang_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --max-restarts"):
+        distributed.join("cpu", "gloo", 10.0)
