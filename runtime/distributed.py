@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,6 +86,9 @@ def is_lost_rank(error: RuntimeError) -> bool:
 def leave() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
+        # gloo's thread needs Python's lock to drop the last collective's tensor, and the group's destructor, which a DDP model
+        # may call later, waits for that thread with the lock held: seen as a hang at the end of one in a dozen short runs.
+        time.sleep(0.1)
         dist.destroy_process_group()
 
 
