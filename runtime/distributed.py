@@ -87,7 +87,7 @@ def leave() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
         # gloo's thread needs Python's lock to drop the last collective's tensor, and the group's destructor, which a DDP model
-        # may call later, waits for that thread with the lock held: seen as a hang at the end of one in a dozen short runs.
+        # may call later, waits for that thread with the lock held: two of some forty short runs hung so at their end.
         time.sleep(0.1)
         dist.destroy_process_group()
 

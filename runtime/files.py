@@ -42,7 +42,7 @@ def remove(path: Path) -> None:
         # Renamed first, so that a folder half removed is never taken for a whole one.
         doomed = (
             path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.removed.tmp")
-            if not path.name.endswith(".removed.tmp")
+            if not path.name.endswith(".tmp")
             else path
         )
         if doomed != path:

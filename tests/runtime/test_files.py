@@ -48,3 +48,13 @@ def test_the_reason_names_the_file(tmp_path: Path) -> None:
         (tmp_path / "no").read_text()
     assert reason(caught.value) == f"No such file or directory ({tmp_path / 'no'})"
     assert reason(OSError("words alone")) == "words alone"
+
+
+def test_a_failed_rename_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(tmp_path / "folder", lambda temporary: temporary.mkdir())
+    assert os.listdir(tmp_path) == []
