@@ -5,6 +5,7 @@ a core's second-level cache the passes are cheap.
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -21,6 +22,7 @@ Columns = Sequence[tuple[Tensor, ...]]
 BLOCK = 1 << 18
 # Inductor fuses dx with sums over everything, but each costs it a cascade of accumulators; sums row by row it does not fuse.
 FUSED_SUMS = 8
+TILE = 128  # rows that are summed before the next are read; a power of 2
 PATTERNS = 1 << 16
 # Measured against blocks: 1.2 to 1.4 of their time at half of this, 0.5 to 0.75 at this (Fourier, tropical, Hermite 8, xIELU).
 TABLE_PAYS_FROM = 4 * PATTERNS
@@ -62,7 +64,7 @@ def gradients(formula: Formula, x: Tensor, dy: Tensor, columns: Columns, learned
         if x.device.type == "cpu" and x.shape[1] == 1 and len(products) <= FUSED_SUMS:
             # Half the memory traffic, if dx comes before the sums.
             return realized(dz).to(x.dtype), _gather([product.sum() for product in products], len(products))
-        return dz.to(x.dtype), _gather([product.sum(-1, keepdim=True).sum(0) for product in products], len(products))
+        return dz.to(x.dtype), _gather([_row_sums(product) for product in products], len(products))
     total = _no_total if not learned else _dot if x.shape[1] == 1 else _row_total
     if path == "table":
         return _from_table(formula, x, dy, columns, total)
@@ -133,6 +135,19 @@ def _gather(sums: Sequence[Tensor], count: int) -> Tensor:
     """`count` sums a block, one block after the other, each 0-dim or (rows, 1): added up as (rows, count)."""
     stacked = torch.stack(list(sums))
     return stacked.view(-1, count, stacked[0].numel()).sum(0).t()
+
+
+def _row_sums(product: Tensor) -> Tensor:
+    """(n, rows, width) summed to (rows, 1), under a compiler; columns on a CPU first over tiles of n.
+
+    Inductor sums columns strip by strip, a cache line of every row: a tile's lines stay in the cache and its pages in the TLB
+    (8192 x 3072, float32, seven sums: 16 -> 10 ms).
+    """
+    n, rows, width = product.shape
+    if width > 1 or product.device.type != "cpu":
+        return product.sum(-1, keepdim=True).sum(0)
+    tile = math.gcd(n, TILE)
+    return product.view(n // tile, tile, rows, 1).sum(1).sum(0)
 
 
 def _product(u: Tensor, v: Tensor | None = None) -> Tensor:
