@@ -41,9 +41,7 @@ def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         # Renamed first, so that a folder half removed is never taken for a whole one.
         doomed = (
-            path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.removed.tmp")
-            if not path.name.endswith(".tmp")
-            else path
+            path.with_name(f".{path.name.lstrip('.')}.{os.getpid()}.removed.tmp") if not path.name.endswith(".tmp") else path
         )
         if doomed != path:
             os.replace(path, doomed)
