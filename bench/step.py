@@ -9,6 +9,7 @@ memory can be told; they take their steps in turns, one process at a time.
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import statistics
@@ -21,6 +22,7 @@ from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -154,7 +156,8 @@ def compare_times(config: Config, names: list[str], rounds: int) -> list[Row]:
 
 def work(pipe: Connection, config: Config, is_plain: bool) -> None:
     """A contender: takes as many steps as it is told, answers with the seconds of one; told 0, with its peak memory."""
-    run = set_up(config)
+    with mock.patch("runtime.run.retain_memory") if is_plain else contextlib.nullcontext():  # plain PyTorch leaves malloc alone
+        run = set_up(config)
     with run.resources:
         device = run.processes.device
         batches: Iterator[Batch]

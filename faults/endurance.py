@@ -28,7 +28,7 @@ def run(tally: Tally, folder: Path) -> None:
         max_steps=steps, eval_interval=steps // 10, checkpoint_interval=steps // 20, telemetry_interval=steps // 10,
         micro_batch_size=12,
     )  # fmt: skip
-    tally.plan(3, 3)
+    tally.plan(3, 2)
     child = trainer(config, folder / "run.log")
     memory, files = [], []
     while child.alive:
@@ -49,6 +49,8 @@ def run(tally: Tally, folder: Path) -> None:
         expect(abs(growth) < GROWTH, f"resident memory grew by {100 * growth:.2f} % of {memory[0]:,} bytes")
     with tally.fault("open files"):
         expect(max(files) <= files[0] + 3, f"open files grew from {files[0]} to {max(files)}")  # a checkpoint's own come and go
+    if not tally.full:
+        return  # seconds on a machine that others share say nothing of time
     with tally.fault("step time"):
         expect(last / second < SLOWER, f"a step took {second:.2f} ms, later {last:.2f} ms")
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from config.schema import Config
@@ -146,6 +147,7 @@ def _run(
         os.dup2(output.fileno(), 2)
     sys.argv = [f"{program}.py", *argv]
     tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process leaves behind
+    torch.set_num_threads(1)  # two threads of OpenMP on a busy core wait for each other
     module = importlib.import_module(program)
     if memory_bytes:
         held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

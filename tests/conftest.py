@@ -1,5 +1,6 @@
 """Fixtures that several test modules share: a small prepared data set and the config of a run of seconds."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from faults.runs import small_config, write_shards
 def one_thread() -> None:
     """Models this small lose time on threads, and several processes of a test share few cores."""
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # processes that tests start
 
 
 @pytest.fixture(scope="session")
