@@ -243,7 +243,7 @@ def draw(rows: list[Row], path: Path) -> None:
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.margins(x=0.15)
-    figure.axes[0].legend(fontsize=7, loc="lower right")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
