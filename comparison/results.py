@@ -104,7 +104,8 @@ def merge(a: Settings, b: Settings) -> Settings:
         baseline=a.baseline or b.baseline,
         varied=_union(a.varied, b.varied),
         rates=tuple(sorted({*a.rates, *b.rates})),
-        rate_seeds=tuple(sorted({*a.rate_seeds, *b.rate_seeds})),
+        # Only seeds that both sweeps ran at all of their rates say which rate is best.
+        rate_seeds=tuple(sorted({*a.rate_seeds} & {*b.rate_seeds})) or a.rate_seeds or b.rate_seeds,
         commands=_union(a.commands, b.commands),
         failures=_union(a.failures, b.failures),
     )

@@ -90,6 +90,7 @@ def table(results: Sequence[Result]) -> str:
 def report(results: Sequence[Result]) -> dict[str, Any]:
     """All that the JSON file holds."""
     return log.provenance() | {
+        "command": ["python", "-m", "faults", *sys.argv[1:]],
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "hardware": describe(torch.device("cpu")),
         "parts": [result.row() for result in results],

@@ -34,7 +34,9 @@ def test_any_other_field_is_refused_by_name_unless_varied(make_run: Any, field: 
 
 
 def test_bookkeeping_may_differ(make_run: Any) -> None:
-    fairness.check([read(make_run("gelu", 1, 1.5)), read(make_run("relu", 1, 1.5, keep_checkpoints=3, resume="never"))], ())
+    records = [read(make_run("gelu", 1, 1.5)), read(make_run("relu", 1, 1.5, keep_checkpoints=3, resume="never"))]
+    assert records[0].config["keep_checkpoints"] != records[1].config["keep_checkpoints"]
+    fairness.check(records, ())  # a difference that counted would be a ValueError
 
 
 @pytest.mark.parametrize(

@@ -83,3 +83,9 @@ def test_a_bad_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps({"settings": {}, "records": [{"x": 1}]}))
     with pytest.raises(ValueError, match="run 0: not the record"):
         results.load(tmp_path / "results.json")
+
+
+def test_only_seeds_that_both_sweeps_tried_at_all_rates_choose_the_rate() -> None:
+    one, two, none = Settings(rate_seeds=(1,)), Settings(rate_seeds=(1, 2)), Settings()
+    assert results.merge(two, one).rate_seeds == (1,)
+    assert results.merge(none, two).rate_seeds == (1, 2)
