@@ -20,13 +20,15 @@ _UNRESOLVED = {"vocab_size": 0, "tokenizer": ""}  # a plan leaves them to the da
 def check(records: Sequence[Record], varied: Collection[str]) -> None:
     """Refuse, by a ValueError that names the first difference, runs that differ in more than activation, seed and `varied`.
 
-    Runs of one seed and one set of varied values must have been fed the same bytes and have started from the same weights
-    outside the activation; the learning rate changes neither, so it counts as no varied value here.
+    Runs of one seed and one set of varied values must have been fed the same bytes, have started from the same weights
+    outside the activation; the learning rate changes neither, so it counts as no varied value here. Runs of one seed must
+    have computed in one precision unless that is what varies: `dtype=auto` is a different one on different hardware.
     """
     if not records:
         raise ValueError("no finished runs to compare")
     first = records[0]
     first_of: dict[tuple[Any, ...], Record] = {}
+    first_of_seed: dict[int, Record] = {}
     seen: set[tuple[Any, ...]] = set()
     groups = sorted(set(varied) - set(LEARNING_RATE_FIELDS))
     for record in records:
@@ -54,6 +56,12 @@ def check(records: Sequence[Record], varied: Collection[str]) -> None:
                     f"{describe(peer)} and {describe(record)} differ in {what}: {name} {getattr(peer, name)[:12]} and "
                     f"{getattr(record, name)[:12]}; train them again from one commit and one data folder"
                 )
+        peer = first_of_seed.setdefault(record.seed, record)
+        if _precision(peer) != _precision(record) and not {"dtype", "device"} & set(varied):
+            raise ValueError(
+                f"{describe(peer)} and {describe(record)} differ in precision: {_precision(peer)} and {_precision(record)}, "
+                "which dtype=auto is on their hardware; train one of them again with the other's --dtype"
+            )
 
 
 def same_run(planned: dict[str, Any], finished: dict[str, Any]) -> bool:
@@ -85,6 +93,11 @@ def notes(records: Iterable[Record]) -> list[str]:
 def describe(record: Record) -> str:
     """A run in words: activation, seed, and where it lay."""
     return f"{record.config['activation']} seed {record.seed} ({record.config.get('out_dir') or 'no folder'})"
+
+
+def _precision(record: Record) -> str:
+    """The type that a run's matrix products had, as run.json records it."""
+    return str((record.provenance.get("hardware") or {}).get("dtype"))
 
 
 def _differing(a: dict[str, Any], b: dict[str, Any], skipped: Collection[str]) -> list[str]:

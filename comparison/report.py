@@ -1,6 +1,7 @@
 """The report of a comparison: report.md and report.html with the pictures beside the one and inside the other."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from comparison.summary import Contrast, Summary, short, summarise, to_json
 from runtime.files import write_atomically, write_text
 
 _UNKNOWN = "–"
+_PARAGRAPH = 12  # contrasts that are told a sentence each; more of them are told by verdict
 
 
 def write(folder: Path, found: Results) -> Summary:
@@ -67,7 +69,8 @@ def abstract(found: Results, summary: Summary) -> str:
     ]
     reference = next((arm for arm in arms if arm.activation == summary.baseline), arms[0])
     sentences.append(f"{reference.label} reaches a validation perplexity of {reference.perplexity:.3f}.")
-    sentences += [_sentence(contrast) for contrast in summary.contrasts]
+    few = len(summary.contrasts) <= _PARAGRAPH
+    sentences += [_sentence(contrast) for contrast in summary.contrasts] if few else _by_verdict(summary.contrasts)
     if any(contrast.p_holm is not None for contrast in summary.contrasts):
         sentences.append(
             f"p-values are Holm-corrected for {len(summary.contrasts)} comparison{'s' if len(summary.contrasts) > 1 else ''}."
@@ -83,6 +86,21 @@ def _sentence(contrast: Contrast) -> str:
         return f"{what}: {change}{over}, {contrast.verdict}."
     p = "" if contrast.p_holm is None else f", p = {_p(contrast.p_holm)}"
     return f"{what}: {change} (95 % over {len(contrast.seeds)} seeds: {_limits(contrast.interval)}{p}), {contrast.verdict}."
+
+
+def _by_verdict(contrasts: Sequence[Contrast]) -> list[str]:
+    """A sentence for each reference: what was found of all that were compared with it."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for contrast in contrasts:
+        interval = contrast.interval if contrast.interval.low is not None else contrast.documents
+        told = f"{contrast.arm} {percent(contrast.interval.mean):+.1f} % ({_limits(interval, digits=1)})"
+        found.setdefault(contrast.reference, {}).setdefault(contrast.verdict, []).append(told)
+    return [
+        f"Perplexity against {reference}, 95 % intervals: "
+        + "; ".join(f"{verdict}: {', '.join(told)}" for verdict, told in verdicts.items())
+        + "."
+        for reference, verdicts in found.items()
+    ]
 
 
 def _result_table(summary: Summary) -> Table:
@@ -188,10 +206,11 @@ def _rates_sentence(found: Results) -> str:
 
 
 _METHOD = (
-    "Differences are paired by seed. Intervals over seeds are Student's t at 95 %; p-values are corrected for the number of "
-    "comparisons (Holm). The interval over documents resamples validation documents (paired BCa bootstrap) of the first seed's "
-    "two models: it says whether these two models differ on such text, not whether another seed would do the same. "
-    "No difference is shown where an interval holds zero."
+    "Differences are paired by seed: with the baseline activation, of further variants of a family with the first one named, "
+    "of further values of a varied field with the first one. Intervals over seeds are Student's t at 95 %; p-values are "
+    "corrected for the number of comparisons (Holm). The interval over documents resamples validation documents (paired BCa "
+    "bootstrap) of the first seed's two models: it says whether these two models differ on such text, not whether another "
+    "seed would do the same. No difference is shown where an interval holds zero."
 )
 _COST_METHOD = (
     "Medians over training rows, means over seeds. The last columns: training tokens and training wall-clock until the "
@@ -207,8 +226,9 @@ _CAPTIONS = {
     "differences": (
         "Paired differences",
         "Bars: 95 % interval, dashed where only one seed was run (over documents). Grey marks: single seeds. "
-        "Hollow: the interval holds zero.",
+        "Hollow: the interval holds zero. No interval is widened for the number of comparisons; the table's p-values are.",
     ),
+    "degrees": ("Degrees", "Mean over seeds and 95 % interval of the paired difference to the baseline."),
     "shapes": (
         "Learned shapes",
         "The activation of each layer through training, first seed; light is early, dark is late, dashed is GELU.",
@@ -245,11 +265,11 @@ def _command(record: Record) -> str:
     return shlex.join(["python", *map(str, command)]) if isinstance(command, list) else str(command)
 
 
-def _limits(interval: Interval | None, in_percent: bool = True) -> str:
+def _limits(interval: Interval | None, in_percent: bool = True, digits: int = 2) -> str:
     if interval is None or interval.low is None or interval.high is None:
         return _UNKNOWN
     if in_percent:
-        return f"{percent(interval.low):+.2f} % to {percent(interval.high):+.2f} %"
+        return f"{percent(interval.low):+.{digits}f} % to {percent(interval.high):+.{digits}f} %"
     return f"{interval.low:+.4f} to {interval.high:+.4f}"
 
 

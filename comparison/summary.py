@@ -54,6 +54,11 @@ class Arm:
         """The canonical spec."""
         return self.records[0].activation
 
+    @property
+    def family(self) -> str:
+        """The name in front of the spec's colon."""
+        return registry.parse(self.activation)[0]
+
     def mean(self, name: str) -> float | None:
         """Mean over seeds of a field of the records; None where a run does not know it."""
         values = [getattr(record, name) for record in self.records]
@@ -67,7 +72,7 @@ class Contrast:
     arm: str
     reference: str
     about: str
-    """What the two differ in: activation, or the varied fields."""
+    """What the two differ in: activation, the options of one family (its name), or the varied fields."""
     seeds: tuple[int, ...]
     differences: tuple[float, ...]
     interval: Interval
@@ -95,7 +100,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Summary:
-    """All arms, and all contrasts: first against the baseline activation, then between varied values."""
+    """All arms, and all contrasts: against the baseline activation, within a family, between varied values."""
 
     arms: tuple[Arm, ...]
     contrasts: tuple[Contrast, ...]
@@ -116,20 +121,10 @@ def summarise(results: Results) -> Summary:
     fairness.check(results.records, settings.free)
     arms = _arms(results)
     baseline = _baseline(settings, arms)
-    groups: dict[Values, list[Arm]] = {}
-    for arm in arms:
-        groups.setdefault(arm.values, []).append(arm)
-    pairs: list[tuple[Arm, Arm, str]] = []
-    for group in groups.values():
-        reference = next((arm for arm in group if arm.activation == baseline), None)
-        pairs += [(arm, reference, "activation") for arm in group if reference and arm is not reference]
-    firsts: dict[str, Arm] = {}
-    for arm in arms:
-        reference = firsts.setdefault(arm.activation, arm)
-        if arm is not reference:
-            pairs.append((arm, reference, ", ".join(settings.varied)))
     contrasts = [
-        _contrast(arm, reference, about, settings) for arm, reference, about in pairs if set(arm.seeds) & set(reference.seeds)
+        _contrast(arm, reference, about, settings)
+        for arm, reference, about in _pairs(arms, baseline, ", ".join(settings.varied))
+        if set(arm.seeds) & set(reference.seeds)
     ]
     corrected = holm([contrast.interval.p for contrast in contrasts])
     contrasts = [replace(contrast, p_holm=p) for contrast, p in zip(contrasts, corrected, strict=True)]
@@ -214,6 +209,23 @@ def _baseline(settings: Settings, arms: list[Arm]) -> str:
             f"baseline {settings.baseline!r} is not among the runs: {', '.join(dict.fromkeys(arm.label for arm in arms))}"
         )
     return baseline
+
+
+def _pairs(arms: list[Arm], baseline: str, varied: str) -> list[tuple[Arm, Arm, str]]:
+    """(arm, reference, about): each with the baseline, each variant with its family's first, each value with the first one."""
+    bases = [arm for arm in arms if arm.activation == baseline]
+    pairs = [(arm, base, "activation") for base in bases for arm in arms if arm is not base and arm.values == base.values]
+    firsts: dict[tuple[str, Values], Arm] = {}
+    for arm in arms:
+        reference = firsts.setdefault((arm.family, arm.values), arm)
+        if reference is not arm and baseline not in (arm.activation, reference.activation):
+            pairs.append((arm, reference, arm.family))
+    firsts_of_values: dict[str, Arm] = {}
+    for arm in arms:
+        reference = firsts_of_values.setdefault(arm.activation, arm)
+        if reference is not arm:
+            pairs.append((arm, reference, varied))
+    return pairs
 
 
 def _contrast(arm: Arm, reference: Arm, about: str, settings: Settings) -> Contrast:

@@ -60,6 +60,15 @@ def test_the_bytes_fed_are_compared_even_where_the_learning_rate_varies(make_run
         fairness.check([first, read(folder)], ("learning_rate",))
 
 
+def test_one_precision_a_seed(make_run: Any) -> None:
+    here, there = ({"hardware": {"device": name, "dtype": dtype}} for name, dtype in (("a", "bfloat16"), ("b", "float32")))
+    records = [read(make_run("gelu", 1, 1.5, run=here)), read(make_run("relu", 1, 1.5, run=there))]
+    with pytest.raises(ValueError, match="differ in precision: bfloat16 and float32, which dtype=auto is on their hardware"):
+        fairness.check(records, ())
+    fairness.check(records, ("dtype",))
+    fairness.check([records[0], read(make_run("relu", 2, 1.5, run=there))], ())  # pairs are of one seed
+
+
 def test_the_same_run_twice_is_refused(make_run: Any) -> None:
     record = read(make_run("gelu", 1, 1.5))
     with pytest.raises(ValueError, match="two runs of gelu:exact=false seed 1"):

@@ -41,6 +41,22 @@ def test_report_of_a_sweep(make_run: Any, tmp_path: Path) -> None:
     assert values["summary"]["contrasts"][0]["verdict"] == "no difference shown"
 
 
+def test_many_contrasts_are_told_by_verdict(make_run: Any, tmp_path: Path) -> None:
+    specs = ("gelu", *(f"hermite:degree={n}" for n in range(1, 9)))
+    losses = {(spec, seed): 1.5 - 0.05 * (i > 0) + 0.001 * seed * i for i, spec in enumerate(specs) for seed in (1, 2, 3)}
+    found = Results(
+        Settings(activations=specs), tuple(read(make_run(spec, seed, loss)) for (spec, seed), loss in losses.items())
+    )
+    summary = report.write(tmp_path, found)
+    paragraph = report.abstract(found, summary)
+    assert len(summary.contrasts) == 15
+    for contrast in summary.contrasts:
+        assert re.search(rf"{contrast.verdict}: [^;]*{contrast.arm} [+-]", paragraph)
+    assert "Perplexity against gelu, 95 % intervals: " in paragraph
+    assert "Perplexity against hermite:degree=1, 95 % intervals: " in paragraph
+    assert "Holm-corrected for 15 comparisons" in paragraph
+
+
 def test_a_report_can_be_made_again_from_results_alone(make_run: Any, tmp_path: Path) -> None:
     records = tuple(read(make_run(spec, seed, 1.5 + 0.01 * seed)) for spec in ("gelu", "relu") for seed in (1, 2))
     report.write(tmp_path / "a", Results(Settings(), records))

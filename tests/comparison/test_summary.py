@@ -83,6 +83,19 @@ def test_varied_fields_are_compared_within_and_across(make_run: Any) -> None:
     }
 
 
+def test_variants_are_compared_with_their_familys_first(make_run: Any) -> None:
+    specs = ("gelu", "hermite:degree=3", "hermite:degree=3,init=paper", "gelu:exact=true", "hermite:degree=5")
+    records = tuple(read(make_run(spec, seed, 1.5 - 0.01 * i)) for i, spec in enumerate(specs) for seed in (1, 2))
+    pairs = {(c.arm, c.reference): c.about for c in summarise(Results(Settings(activations=specs), records)).contrasts}
+    assert pairs == {(spec, "gelu"): "activation" for spec in specs[1:]} | {  # gelu:exact=true has that pair already
+        ("hermite:degree=3,init=paper", "hermite:degree=3"): "hermite",
+        ("hermite:degree=5", "hermite:degree=3"): "hermite",
+    }
+    named = summarise(Results(Settings(activations=specs, baseline="hermite:degree=5"), records))
+    pairs_of_names = [frozenset((c.arm, c.reference)) for c in named.contrasts]
+    assert len(set(pairs_of_names)) == len(pairs_of_names)
+
+
 def test_the_baseline_may_be_named(make_run: Any) -> None:
     records = tuple(read(make_run(a, 1, 1.5)) for a in ("gelu", "relu"))
     found = summarise(Results(Settings(baseline="relu"), records))
