@@ -7,6 +7,7 @@ python compare.py CONFIG.py --activations SPEC... --seeds N [--field value ...]
     --lr RATE ...            each activation at its best of these learning rates, chosen on held-out validation documents
     --lr_seeds K             only K seeds run at all of them, the others at the best; 0: all seeds
     --out_dir DIR            runs and report; runs/compare_CONFIG otherwise. Finished runs there are skipped
+    --reuse DIR ...          take over runs of this sweep that are finished there (a run's, a sweep's or a report's folder)
     --jobs N                 N runs at a time, each on its device or its share of the cores
     --launcher slurm         an array of jobs through submitit; --slurm KEY=VALUE ... are submitit's parameters
     --discard_checkpoints    delete each run's weights once it is measured
@@ -69,12 +70,15 @@ def compare(argv: list[str]) -> int:
     check_writable(sweep.out_dir)
     logs = sweep.out_dir / "logs"
     jobs = options.number("jobs", 1)
+    reused = results.gather([Path(folder) for folder in options.words("reuse")]).records
     if launch.join_torchrun() > 0:
         launch.follow(logs)
         launch.dismiss()
         return 0
     try:
-        summary, failures = runner.run(sweep, choose_launcher(options, jobs, logs), "discard_checkpoints" not in options)
+        summary, failures = runner.run(
+            sweep, choose_launcher(options, jobs, logs), "discard_checkpoints" not in options, reused
+        )
     finally:
         launch.dismiss()
     if summary is None:
@@ -216,7 +220,7 @@ COMMANDS: Mapping[str, Callable[[list[str]], int]] = {
 # Name -> how many words follow it: None for any number of them, at least one.
 SWEEP_OPTIONS = {
     "activations": None, "seeds": 1, "baseline": 1, "vary": None, "lr": None, "lr_seeds": 1, "out_dir": 1, "jobs": 1,
-    "launcher": 1, "slurm": None, "discard_checkpoints": 0,
+    "launcher": 1, "slurm": None, "discard_checkpoints": 0, "reuse": None,
 }  # fmt: skip
 
 if __name__ == "__main__":

@@ -15,13 +15,15 @@ from comparison.summary import Summary, best_rate
 from comparison.sweep import Job, Sweep
 
 
-def run(sweep: Sweep, launch: Launcher, keep_checkpoints: bool = True) -> tuple[Summary | None, int]:
-    """Train what is not there yet, and write results and report: (what they say, how many runs failed).
+def run(
+    sweep: Sweep, launch: Launcher, keep_checkpoints: bool = True, reused: Sequence[Record] = ()
+) -> tuple[Summary | None, int]:
+    """Train what is neither there yet nor `reused`, and write results and report: (what they say, how many runs failed).
 
     With learning rates to choose from, the seeds that choose run at every rate, then the others at the chosen one. A run
     that fails is reported and left out; bad input (exit code 2) ends the sweep. Raises ValueError, SweepInterruptedError.
     """
-    store = Store(sweep)
+    store = Store(sweep, reused)
     train(sweep.jobs(sweep.rate_seeds, sweep.rates), store, launch, keep_checkpoints)
     others = [seed for seed in sweep.seeds if seed not in sweep.rate_seeds]
     if others:
@@ -34,11 +36,12 @@ def run(sweep: Sweep, launch: Launcher, keep_checkpoints: bool = True) -> tuple[
 class Store:
     """The sweep's results.json, rewritten after every run; it may hold runs whose folders are gone."""
 
-    def __init__(self, sweep: Sweep) -> None:
+    def __init__(self, sweep: Sweep, reused: Sequence[Record] = ()) -> None:
         self.path = sweep.out_dir / results.FILE
         earlier = results.load(self.path) if self.path.is_file() else Results(sweep.settings)
         self.records: list[Record] = list(earlier.records)
         self.failures: list[str] = []
+        self._reused = reused
         self._settings = replace(results.merge(sweep.settings, earlier.settings), baseline=sweep.settings.baseline)
 
     def results(self) -> Results:
@@ -46,7 +49,7 @@ class Store:
         return Results(replace(self._settings, failures=tuple(self.failures)), tuple(self.records))
 
     def find(self, job: Job) -> Record | None:
-        """The record of a job, from results.json or from its folder."""
+        """The record of a job, from results.json, from its folder, or from what is reused."""
         planned = asdict(job.config)
         for record in self.records:
             if fairness.same_run(planned, record.config):
@@ -54,6 +57,10 @@ class Store:
         if is_finished(job.folder) and fairness.same_run(planned, read(job.folder).config):
             self.add(read_measured(job.folder))
             return self.records[-1]
+        for record in self._reused:
+            if fairness.same_run(planned, record.config):
+                self.add(record)
+                return record
         return None
 
     def add(self, record: Record) -> None:

@@ -193,6 +193,7 @@ def test_two_activations_are_fed_the_same_bytes(small: Config, tmp_path: Path, m
         (["report"], "report of what?"),
         (["report", "/no/such/folder"], "holds neither results.json nor finished runs"),
         (["report", "x", "--jobs", "3"], "unknown option --jobs"),
+        ([TINY, "--activations", "gelu", "--reuse", "/no/such/folder"], "holds neither results.json nor finished runs"),
         (["eval"], "eval of what?"),
         (["eval", "/no/such/folder"], "holds no checkpoint"),
         (["shapes"], "shapes of which run?"),

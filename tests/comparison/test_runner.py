@@ -79,6 +79,17 @@ def test_more_seeds_and_activations_join_what_is_there(finish_run: Any, tmp_path
     assert summary.contrasts[0].seeds == (1337, 1338, 1339)
 
 
+def test_finished_runs_of_another_sweep_are_taken_over(finish_run: Any, tmp_path: Path) -> None:
+    trainer = Trainer(finish_run, loss_of)
+    runner.run(plan(TINY, ["gelu", "silu"], 3, {}, tmp_path / "other"), trainer)
+    reused = results.gather([tmp_path / "other"]).records
+    summary, _ = runner.run(sweep(tmp_path), trainer, reused=reused)
+    assert trainer.trained[6:] == ["relu-seed=1337", "relu-seed=1338", "relu-seed=1339"]
+    assert summary is not None
+    assert [arm.label for arm in summary.arms] == ["gelu", "relu"]  # silu is none of this sweep's
+    assert len(results.load(tmp_path / "sweep" / "results.json").records) == 6
+
+
 def test_a_failed_run_is_told_and_tried_again(finish_run: Any, tmp_path: Path) -> None:
     def broken(config: Any) -> float | None:
         return None if config.activation == "relu" and config.seed == 1338 else loss_of(config)
