@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING
 
 from activations import registry
+from comparison.arm import Arm, short
 from comparison.canvas import BETTER, UNCERTAIN, WORSE, png, styles
 from comparison.statistics import percent
-from comparison.summary import Arm, Contrast, Summary, short
+from comparison.summary import Contrast, Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,14 +17,14 @@ _AXIS = "change of validation perplexity, percent (negative is better)"
 
 def forest(summary: Summary) -> bytes | None:
     """Paired differences in perplexity with their intervals, a row a contrast, a block a reference; marks are single seeds."""
-    blocks: dict[tuple[str, str], list[Contrast]] = {}
+    blocks: dict[str, list[Contrast]] = {}
     for contrast in summary.contrasts:
-        blocks.setdefault((contrast.about, contrast.reference), []).append(contrast)
+        blocks.setdefault(_heading(contrast), []).append(contrast)
     if not blocks:
         return None
     rows: list[Contrast | str] = []
-    for (_, reference), contrasts in blocks.items():
-        rows += [f"against {reference}", *contrasts]
+    for heading, contrasts in blocks.items():
+        rows += [heading, *contrasts]
 
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
@@ -41,6 +42,13 @@ def forest(summary: Summary) -> bytes | None:
 
     longest = max(len(row) if isinstance(row, str) else len(row.arm) for row in rows)
     return png(draw, 5.5 + 0.075 * longest, 1.0 + 0.27 * len(rows))
+
+
+def _heading(contrast: Contrast) -> str:
+    """What the rows of a block are compared with."""
+    if contrast.about == "activation" or contrast.about in registry.names():
+        return f"against {contrast.reference}"
+    return f"against the first {contrast.about}"
 
 
 def _draw_interval(axes: "Axes", row: int, contrast: Contrast) -> None:

@@ -9,9 +9,10 @@ import torch
 
 import activations
 from comparison import intervals
+from comparison.arm import Arm
 from comparison.canvas import BETTER, WORSE, png, styles, time_colour, wrapped
 from comparison.record import Record
-from comparison.summary import Arm, Summary
+from comparison.summary import Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

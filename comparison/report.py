@@ -1,16 +1,18 @@
 """The report of a comparison: report.md and report.html with the pictures beside the one and inside the other."""
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from comparison import plots, results
+from comparison.arm import short
 from comparison.document import Block, Bullets, Code, Heading, Paragraph, Picture, Table, markdown, page
 from comparison.record import Record
 from comparison.results import Results
 from comparison.statistics import Interval, percent
-from comparison.summary import Contrast, Summary, short, summarise, to_json
+from comparison.summary import Contrast, Summary, summarise, to_json
 from runtime.files import write_atomically, write_text
 
 _UNKNOWN = "–"
@@ -71,10 +73,9 @@ def abstract(found: Results, summary: Summary) -> str:
     sentences.append(f"{reference.label} reaches a validation perplexity of {reference.perplexity:.3f}.")
     few = len(summary.contrasts) <= _PARAGRAPH
     sentences += [_sentence(contrast) for contrast in summary.contrasts] if few else _by_verdict(summary.contrasts)
-    if any(contrast.p_holm is not None for contrast in summary.contrasts):
-        sentences.append(
-            f"p-values are Holm-corrected for {len(summary.contrasts)} comparison{'s' if len(summary.contrasts) > 1 else ''}."
-        )
+    if counts := Counter(contrast.about for contrast in summary.contrasts if contrast.p_holm is not None):
+        numbers = ", ".join(f"{count} about {about}" for about, count in counts.items())
+        sentences.append(f"p-values are Holm-corrected for the number of comparisons ({numbers}).")
     return " ".join(sentences)
 
 
@@ -208,9 +209,10 @@ def _rates_sentence(found: Results) -> str:
 _METHOD = (
     "Differences are paired by seed: with the baseline activation, of further variants of a family with the first one named, "
     "of further values of a varied field with the first one. Intervals over seeds are Student's t at 95 %; p-values are "
-    "corrected for the number of comparisons (Holm). The interval over documents resamples validation documents (paired BCa "
-    "bootstrap) of the first seed's two models: it says whether these two models differ on such text, not whether another "
-    "seed would do the same. No difference is shown where an interval holds zero."
+    "corrected (Holm) for the number of comparisons about the same: activation, one family, varied fields. The interval over "
+    "documents resamples validation documents (paired BCa bootstrap) of the first seed's two models: it says whether these two "
+    "models differ on such text, not whether another seed would do the same. No difference is shown where an interval holds "
+    "zero."
 )
 _COST_METHOD = (
     "Medians over training rows, means over seeds. The last columns: training tokens and training wall-clock until the "

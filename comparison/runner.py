@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
 from comparison import fairness, report, results
+from comparison.arm import best_rate
 from comparison.launch import Launcher
 from comparison.measure import read_measured
 from comparison.progress import Progress
 from comparison.record import Record, is_finished, read
 from comparison.results import Results
-from comparison.summary import Summary, best_rate
+from comparison.summary import Summary
 from comparison.sweep import Job, Sweep
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from activations import registry
+from comparison.arm import short
 from comparison.results import Settings
-from comparison.summary import short
 from config.command_line import load_preset
 from config.schema import Config
 
