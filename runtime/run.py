@@ -106,6 +106,10 @@ class Run:
         loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def stop_exchange(self) -> None:
+        """Let go of DDP, and so of the process group, before the group ends: see distributed.leave."""
+        self.model = self.compiled
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds beside the weights."""
         return {
@@ -163,6 +167,7 @@ def set_up(config: Config) -> Run:
             batches=batches,
             watch=watch,
         )
+        resources.callback(run.stop_exchange)
         if folder:
             restore(run, folder)
         if processes.is_main:

@@ -1,6 +1,7 @@
 """Putting a run together: shares of the batch, where weights come from, what stops a step."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 import activations
 import train
 from activations import telemetry
+from config.command_line import parse
 from config.schema import Config
-from faults.runs import arguments, rows, weights
+from faults.process import worker
+from faults.runs import ROOT, arguments, free_port, rows, weights
 from model import GPT
 from runtime import checkpoint
 from runtime.distributed import Processes
@@ -170,3 +173,31 @@ def test_a_run_killed_before_best_was_named_names_it_on_resume(small: Config) ->
     best.write_text("step_00000001\n")  # as a kill between the checkpoint's rename and this file's leaves it
     with set_up(dataclasses.replace(first, max_steps=12)).resources:
         assert best.read_text() == "step_00000006\n"
+
+
+GLOO_THREAD = "pt_gloo_runloop"
+
+
+def _run_to_its_end(rank: int, port: int, arguments: list[str]) -> None:
+    """A run as far as its first step; then nothing of the group is left, though the run's objects are."""
+    os.environ |= worker(rank, 2, port)
+    run = set_up(parse(arguments))
+    run.warm_up()
+    run.processes.barrier()
+    assert GLOO_THREAD in threads()
+    run.resources.close()
+    assert run.gpt.num_parameters()
+    assert GLOO_THREAD not in threads(), "the group outlives leave(): its destructor may hang later"
+
+
+def threads() -> set[str]:
+    """The names of this process's threads."""
+    return {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in Linux's /proc")
+def test_the_group_ends_where_the_run_leaves_it(small: Config) -> None:
+    """Where it ends later, in the destructor of DDP, two processes hang at their end once in a while."""
+    config = dataclasses.replace(small, micro_batch_size=6)
+    argv = [str(ROOT / "config" / "tiny.py"), *arguments(config)]
+    torch.multiprocessing.spawn(_run_to_its_end, (free_port(), argv), nprocs=2)
