@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 import torch.distributed.nn  # now: its default arguments hold the group that is there when DDP, otherwise the first, imports it
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from runtime.hardware import pick_device
 
@@ -69,8 +71,8 @@ def join(device: str, backend: Literal["auto", "nccl", "gloo"], timeout_s: float
         if backend == "auto":
             backend = "nccl" if mine.type == "cuda" else "gloo"
         timeout = datetime.timedelta(seconds=timeout_s)
-        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
-        part = dist.PrefixStore(f"attempt {attempt}", store)
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
+        part = PrefixStore(f"attempt {attempt}", store)
         dist.init_process_group(backend, store=part, rank=rank, world_size=world_size, timeout=timeout)
     return Processes(rank, world_size, local_rank, mine)
 
