@@ -120,7 +120,9 @@ def test_a_non_finite_step_stops_with_layer_and_coefficient_named(poisoned: Conf
     assert [path.name for path in checkpoint.checkpoints(Path(poisoned.out_dir))] == ["step_00000000", "step_00000004"][1:]
 
 
-def test_skip_counts_the_step_and_goes_on(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_skip_counts_the_step_says_so_and_goes_on(
+    small: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     original = train.torch.nn.utils.clip_grad_norm_
     calls = []
 
@@ -134,6 +136,7 @@ def test_skip_counts_the_step_and_goes_on(small: Config, monkeypatch: pytest.Mon
     steps = [row for row in rows(config) if "train_loss" in row]
     assert [row["skipped_steps"] for row in steps] == [0, 0] + [1] * 10
     assert steps[2]["grad_norm"] is None
+    assert "step 3 is skipped, number 1: loss" in capsys.readouterr().err
 
 
 def test_float16_trains_with_its_scaler(small: Config) -> None:
