@@ -96,7 +96,7 @@ def leave() -> None:
     """Leave the process group, if there is one. Who holds it, as a DDP model does, has to have gone before.
 
     The group's threads may want Python's lock to drop the last sum's tensor, and its destructor waits for them: without the
-    lock where it ends here, with it where DDP's reducer is the last to hold the group, which hung 3 of 14 runs.
+    lock where it ends here, with it where DDP's reducer is the last to hold the group, which hung 5 of 25 short runs.
     """
     if dist.is_initialized():
         dist.destroy_process_group()
