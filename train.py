@@ -181,14 +181,21 @@ def take_step(run: Run, step: int, batch: Batch) -> tuple[torch.Tensor, float]:
         if config.nonfinite == "stop" and not (
             run.scaler.is_enabled() and run.scaler.get_scale() > 1 and torch.isfinite(total)
         ):
-            raise NonFiniteError(f"loss {float(total)}, gradient norm {grad_norm}", telemetry.locate_nonfinite(run.gpt, inputs))
+            raise non_finite(run, total, grad_norm, inputs)
         run.progress.skipped_steps += 1
+        if (skipped := run.progress.skipped_steps).bit_count() == 1:  # the 1st, 2nd, 4th, 8th: there may be very many
+            say(run, f"step {step + 1} is skipped, number {skipped}: {non_finite(run, total, grad_norm, inputs)}")
     if math.isfinite(grad_norm) or run.scaler.is_enabled():
         set_learning_rate(run.optimizer, learning_rate(step, config))
         run.scaler.step(run.optimizer)
         run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     return total, grad_norm
+
+
+def non_finite(run: Run, loss: torch.Tensor, grad_norm: float, inputs: torch.Tensor) -> NonFiniteError:
+    """What is not finite after a backward pass, and where in the model."""
+    return NonFiniteError(f"loss {float(loss)}, gradient norm {grad_norm}", telemetry.locate_nonfinite(run.gpt, inputs))
 
 
 def validate(run: Run, metrics: Metrics | None) -> Evaluation:

@@ -7,6 +7,7 @@ split, in the order of their names, are one stream. Other people's shards work a
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -86,6 +87,13 @@ class Tokens:
                     "name the tokenizer that wrote it, or prepare the data again"
                 )
 
+    def checksums(self) -> dict[str, list[int]]:
+        """File name -> CRC-32 of each SCAN_TOKENS of its tokens; reads all of them."""
+        return {
+            path.name: [zlib.crc32(shard[start : start + SCAN_TOKENS].data) for start in range(0, shard.size, SCAN_TOKENS)]
+            for path, shard in zip(self.paths, self._shards, strict=True)
+        }
+
     def fingerprint(self) -> str:
         """A hash of names, sizes and blocks of tokens from each shard: tells a changed set without reading all of it."""
         digest = hashlib.sha256()
@@ -99,6 +107,18 @@ class Tokens:
         """Shard and place in it of a token of the stream."""
         index = int(np.searchsorted(self._ends, position, side="right"))
         return index, position - int(self._ends[index] - self._shards[index].size)
+
+
+def first_change(before: dict[str, list[int]], now: dict[str, list[int]]) -> str:
+    """Which file differs, and in which of its tokens, between two `checksums`; "" where none does."""
+    if list(before) != list(now):
+        return f"the shards are {', '.join(now)}, they were {', '.join(before)}"
+    for name, sums in now.items():
+        if sums != before[name]:
+            same = [new == old for new, old in zip(sums, before[name], strict=False)]
+            start = SCAN_TOKENS * same.index(False) if False in same else 0
+            return f"{name} differs in tokens {start} to {start + SCAN_TOKENS - 1}"
+    return ""
 
 
 @dataclass(frozen=True)

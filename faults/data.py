@@ -59,7 +59,15 @@ def flipped_bits(tally: Tally, ours: Path, folder: Path) -> None:
 
 def changed(tally: Tally, foreign: Path, folder: Path) -> None:
     """Shards that are others when the run goes on."""
-    for name, damage in (("changed tokens", patch(TRAIN, HEADER_BYTES, b"a\0" * 300)), ("a shard added", add_shard)):
+    for name, damage, where in (
+        ("changed tokens", patch(TRAIN, HEADER_BYTES, b"a\0" * 300), f"{TRAIN} differs in tokens 0 to"),
+        (
+            "one changed token",
+            patch("train_000001.bin", HEADER_BYTES + 2 * 1777, b"?\0"),
+            "train_000001.bin differs in tokens 0",
+        ),
+        ("a shard added", add_shard, "the shards are"),
+    ):
         tally.plan(1, 1)
         with tally.fault(f"{name} between start and resume"):
             place = copy(foreign, folder / f"{name}-data")
@@ -70,7 +78,7 @@ def changed(tally: Tally, foreign: Path, folder: Path) -> None:
             before = rows(config)
             damage(place)
             longer = dataclasses.replace(config, max_steps=12)
-            one_line(trainer(longer, folder / f"{name}.log2"), 2, "has changed since", str(place))
+            one_line(trainer(longer, folder / f"{name}.log2"), 2, "has changed since", str(place), where)
             expect(rows(config) == before, "metrics.jsonl was touched")
 
 

@@ -153,6 +153,9 @@ def poisoned(config: Config, poison: Poison) -> None:
     else:
         expect(code == 0, f"exit code {code}: {said[-500:]}")
         expect(max(row.get("skipped_steps", 0) for row in rows(config)) == 1, "the skipped step is not counted")
+    if config.nonfinite == "skip":
+        expect(f"step {AT + 1} is skipped" in said, f"it does not say so: {said[-500:]}")
+        expect(poison.where == "loss" or "transformer.h.1.mlp.act" in said, f"it does not name the layer: {said[-500:]}")
     before = [path for path in checkpoint.checkpoints(Path(config.out_dir)) if int(path.name[5:]) < AT]
     keep(before, "no checkpoint from before the trouble")
     for path in before if poison.where == "weight" else checkpoint.checkpoints(Path(config.out_dir)):

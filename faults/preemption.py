@@ -131,14 +131,14 @@ def lost_node(config: Config, plain: Config) -> None:
         "--rdzv_id=faults",
         "--max-restarts=3",
     )
-    agents = [launch(config, torchrun=nodes)]
+    agents = [launch(config, torchrun=nodes, own_store=True)]
     time.sleep(3)  # the first one keeps the store of the rendezvous: it is the one that stays
-    agents.append(launch(config, torchrun=nodes))
+    agents.append(launch(config, torchrun=nodes, own_store=True))
     wait_for(agents[0], 12)
     for pid in [agents[1].process.pid, *workers(agents[1].process.pid)]:
         os.kill(pid, signal.SIGKILL)
     agents[1].finish()
-    agents[1] = launch(config, torchrun=nodes)
+    agents[1] = launch(config, torchrun=nodes, own_store=True)
     for agent in agents:
         code, errors = agent.finish()
         expect(code == 0, f"exit code {code}: {errors[-800:]}")

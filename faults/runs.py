@@ -83,15 +83,19 @@ class Launched:
         return self.process.returncode, errors
 
 
-def launch(config: Config, processes: int = 1, torchrun: tuple[str, ...] = (), **changes: Any) -> Launched:
-    """Start train.py as users do: under torchrun for several processes, or where `torchrun` has arguments for it."""
+def launch(
+    config: Config, processes: int = 1, torchrun: tuple[str, ...] = (), own_store: bool = False, **changes: Any
+) -> Launched:
+    """Start train.py as users do: under torchrun for several processes, or where `torchrun` has arguments for it.
+
+    With `own_store` each attempt has a store of its own, as the README tells those who restart several nodes.
+    """
     config = dataclasses.replace(config, **changes)
     command = [sys.executable]
     if processes > 1 or torchrun:
         command += ["-m", "torch.distributed.run", *(torchrun or ("--standalone",)), f"--nproc_per_node={processes}"]
     command += [str(ROOT / "train.py"), str(ROOT / "config" / "tiny.py"), *arguments(config)]
-    # A store of their own for each attempt, as the README tells those who use --max-restarts.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(own_store))}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
     return Launched(process, config)
 

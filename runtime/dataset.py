@@ -29,13 +29,15 @@ class Dataset:
     """SHA-256 of the corpus, or of the shards where nothing is known of it: losses compare only where it is equal."""
     fingerprint: str
     """Of the training shards: a resume refuses others."""
+    checksums: dict[str, list[int]]
+    """Of all their tokens, to say which of them changed; empty where tokens were not checked."""
 
 
 def open_dataset(config: Config, check_tokens: bool) -> Dataset:
     """Open `data_dir` as the config says. Raises ValueError for what is missing, damaged or in disagreement.
 
-    With `check_tokens` every token is compared with the vocabulary (by one process): a damaged one would end the run in an
-    embedding's IndexError days later, or on a GPU in an assertion that names nothing.
+    With `check_tokens` every token is read (by one process) and compared with the vocabulary: a damaged one would end the run
+    in an embedding's IndexError days later, or on a GPU in an assertion that names nothing.
     """
     folder = config.data_dir
     if not Path(folder).is_dir():
@@ -64,6 +66,7 @@ def open_dataset(config: Config, check_tokens: bool) -> Dataset:
         byte_lengths=lengths,
         corpus=meta.corpus_sha256 if meta else train.fingerprint(),
         fingerprint=train.fingerprint(),
+        checksums=train.checksums() if check_tokens else {},
     )
 
 

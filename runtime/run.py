@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 import activations
 from activations import telemetry
 from config.schema import Config
+from data import shards
 from data.batches import Batch, Batches
 from data.lock import locked
 from model import GPT
@@ -106,6 +107,10 @@ class Run:
         loss.backward()
         self.optimizer.zero_grad(set_to_none=True)
 
+    def stop_exchange(self) -> None:
+        """Let go of DDP, and so of the process group, before the group ends: see distributed.leave."""
+        self.model = self.compiled
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds beside the weights."""
         return {
@@ -113,6 +118,7 @@ class Run:
             "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),
             "data_fingerprint": self.dataset.fingerprint,
+            "data_checksums": self.dataset.checksums,
         }
 
     def last_evaluation(self) -> dict[str, Any] | None:
@@ -163,6 +169,7 @@ def set_up(config: Config) -> Run:
             batches=batches,
             watch=watch,
         )
+        resources.callback(run.stop_exchange)
         if folder:
             restore(run, folder)
         if processes.is_main:
@@ -279,16 +286,17 @@ def facts(run: Run) -> dict[str, Any]:
 def restore(run: Run, folder: Path) -> None:
     """Optimizer, scaler and progress of a checkpoint. Raises ValueError where they do not fit or the data have changed."""
     state = checkpoint.load_state(folder)
-    if state.get("data_fingerprint") != run.dataset.fingerprint:
-        raise ValueError(
-            f"{run.config.data_dir} has changed since {folder} was written; restore the shards, or give another out_dir"
-        )
     try:
+        before, now = state.get("data_checksums"), run.dataset.checksums
+        change = shards.first_change(before, now) if before and now else ""
         run.optimizer.load_state_dict(state["optimizer"])
         run.scaler.load_state_dict(state["scaler"])
         run.progress = Progress(**state["progress"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'state.pt'} does not fit this run ({error}); use another checkpoint") from None
+    if change or state.get("data_fingerprint") != run.dataset.fingerprint:
+        told = f"{run.config.data_dir} has changed since {folder} was written{': ' if change else ''}{change}"
+        raise ValueError(f"{told}; restore the shards, or give another out_dir")
 
 
 def weights_hash(gpt: GPT, activation: bool) -> str:

@@ -111,6 +111,7 @@ TESTED_ELSEWHERE = {f"faults/{name}.py" for name in PARTS} | {
     "faults/__main__.py",
     "faults/injection.py",
     "faults/process.py",
+    "faults/programs.py",
     "faults/runs.py",
 }
 

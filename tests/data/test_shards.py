@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data import shards
-from data.shards import META, Meta, Tokens, header, open_split, read_meta, verify, write_meta
+from data.shards import HEADER_BYTES, META, Meta, Tokens, first_change, header, open_split, read_meta, verify, write_meta
 from data.writer import ShardWriter
 
 
@@ -153,6 +153,18 @@ def test_the_fingerprint_tells_a_changed_set(folder: Path) -> None:
     path = folder / "train_000002.bin"
     path.write_bytes(path.read_bytes()[:-2] + b"\x00\x01")
     assert open_split(folder, "train").fingerprint() != before
+
+
+def test_checksums_say_which_tokens_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SCAN_TOKENS", 8)
+    before = open_split(folder, "train").checksums()
+    assert first_change(before, open_split(folder, "train").checksums()) == ""
+    path = folder / "train_000001.bin"
+    data = bytearray(path.read_bytes())
+    data[HEADER_BYTES + 2 * 17] ^= 1
+    path.write_bytes(data)
+    assert first_change(before, open_split(folder, "train").checksums()) == "train_000001.bin differs in tokens 16 to 23"
+    assert first_change(before, {}) == f"the shards are , they were {', '.join(before)}"
 
 
 def test_a_missing_or_added_shard_disagrees_with_meta(folder: Path) -> None:

@@ -61,5 +61,6 @@ def test_a_lost_rank_is_told_from_other_errors() -> None:
 def test_a_restart_that_would_hang_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --max-restarts"):
         distributed.join("cpu", "gloo", 10.0)
