@@ -20,7 +20,7 @@ from tqdm import tqdm
 from data import tokenizer as tokenizers
 from data.corpora import NANOGPT_FRACTION, OPENWEBTEXT, Corpus, Plan, plan_openwebtext, plan_pystdlib, plan_text
 from data.lock import locked
-from data.shards import META, Meta, open_split, read_meta, verify, write_meta
+from data.shards import META, Meta, Tokens, open_split, read_meta, verify, write_meta
 from data.sources import read_documents
 from data.tokenizer import Tokenizer
 from data.writer import ShardWriter
@@ -96,8 +96,9 @@ def write_corpus(plan: Plan, settings: dict[str, Any], out: Path, workers: int) 
     finally:
         for writer in writers.values():
             writer.abandon()
-    meta = replace(meta, shards={**writers["train"].shards, **writers["val"].shards})
-    meta = replace(meta, expected=unexpected_totals(meta))
+    written = {**writers["train"].shards, **writers["val"].shards}
+    sums = Tokens([out / name for name in written]).checksums() if written else {}
+    meta = replace(meta, shards=written, checksums=sums, expected=unexpected_totals(meta))
     write_meta(out, meta)
     (out / PROGRESS).unlink()
     return meta

@@ -9,7 +9,7 @@ import json
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +23,7 @@ HEADER_BYTES = 256 * 4
 TOKEN_BYTES = 2
 META = "meta.json"
 META_BYTES = 1 << 28  # a document offset takes about 12 bytes; no honest file comes near, and a hostile one is not read
-SCAN_TOKENS = 1 << 24
+SCAN_TOKENS = 1 << 16  # a block that stays in the cache, and as near as a checksum tells where tokens changed
 AGAIN = "delete the folder and prepare it again"
 
 
@@ -137,6 +137,7 @@ class Meta:
     shards: dict[str, str]  # file name -> sha256 of the file
     settings: dict[str, Any] = field(default_factory=dict)  # what it was prepared with; equal settings find it finished
     expected: dict[str, int] = field(default_factory=dict)  # published totals that these differ from
+    checksums: dict[str, list[int]] = field(default_factory=dict)  # `Tokens.checksums` of both splits: where damage is
 
 
 def read_meta(data_dir: str | Path, name: str = META) -> Meta | None:
@@ -182,7 +183,10 @@ def verify(data_dir: str | Path) -> list[str]:
             for path in tokens.paths:
                 found = file_sha256(path)
                 if found != meta.shards[path.name]:
-                    raise ValueError(f"{path}: sha256 is {found}, {META} says {meta.shards[path.name]}; {AGAIN}")
+                    before = {name: sums for name, sums in meta.checksums.items() if name == path.name}
+                    place = first_change(before, Tokens([path]).checksums()) if before else ""
+                    said = f"sha256 is {found}, {META} says {meta.shards[path.name]}"
+                    raise ValueError(f"{path}: {said}; {place or 'where is not known'}; {AGAIN}")
         checked = "headers, sizes, ids and sha256 agree" if meta else f"headers and sizes agree; no {META} to check more by"
         lines.append(f"{folder} {split}: {len(tokens.paths)} shards, {len(tokens):,} tokens, {checked}")
     return lines
@@ -247,7 +251,7 @@ def _problem(values: Any) -> str | None:
     """What is wrong with the parsed `meta.json`, if anything is."""
     if not isinstance(values, dict):
         return "it is no JSON object"
-    required = {f.name for f in fields(Meta)} - {"settings", "expected"}
+    required = {f.name for f in fields(Meta) if f.default_factory is MISSING}
     if missing := required - values.keys():
         return f"{sorted(missing)[0]!r} is missing"
     if unknown := values.keys() - {f.name for f in fields(Meta)}:
@@ -269,9 +273,16 @@ def _problem(values: Any) -> str | None:
     shards = values["shards"]
     if not isinstance(shards, dict) or not all(_is_shard_name(k) and isinstance(v, str) for k, v in shards.items()):
         return "'shards' does not map plain *.bin file names to sha256"
+    if not all(isinstance(sums, list) and all(map(_is_count, sums)) for sums in _values(values.get("checksums", {}))):
+        return "'checksums' does not map file names to checksums"
     return next(
         (f"{name!r} is no JSON object" for name in ("settings", "expected") if not isinstance(values.get(name, {}), dict)), None
     )
+
+
+def _values(table: Any) -> list[Any]:
+    """The values of a JSON object; of anything else one value, which is no list."""
+    return list(table.values()) if isinstance(table, dict) else [None]
 
 
 def _is_count(value: Any) -> bool:

@@ -47,14 +47,16 @@ def refused(config: Config, folder: Path, name: str, needed: list[str]) -> None:
 
 
 def flipped_bits(tally: Tally, ours: Path, folder: Path) -> None:
-    """One bit of one token, at the beginning, in the middle and at the end of a shard: `verify` names the shard."""
+    """One bit of one token, at the beginning, in the middle and at the end of a shard: `verify` names shard and place."""
     places = {"first": HEADER_BYTES, "middle": os.path.getsize(ours / TRAIN) // 2, "last": os.path.getsize(ours / TRAIN) - 2}
     for name, position in places.items():
         tally.plan(1, 1)
         with tally.fault(f"a flipped bit in the {name} token"):
             place = copy(ours, folder / f"flipped-{name}")
             patch(TRAIN, position, bytes([(place / TRAIN).read_bytes()[position] ^ 1]))(place)
-            one_line(Child("data.prepare", ["verify", str(place)], folder / f"flipped-{name}.log"), 2, TRAIN)
+            one_line(
+                Child("data.prepare", ["verify", str(place)], folder / f"flipped-{name}.log"), 2, f"{TRAIN} differs in tokens"
+            )
 
 
 def changed(tally: Tally, foreign: Path, folder: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import platform
 import resource
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from config.schema import Config
 from data.shards import verify
-from faults.injection import FailAt
+from faults.injection import WRITE_CALLS, FailAt, FailWrites
 from faults.process import Child, one_line, reached, trainer
 from faults.runs import assert_same, small_config, write_shards
 from faults.tally import Tally, expect, keep
@@ -44,7 +45,7 @@ def run(tally: Tally, folder: Path) -> None:
 
 
 def failing_calls(tally: Tally, folder: Path, plain: Config) -> None:
-    """EIO and ENOSPC from fsync and rename at several moments; a limit on the size of files."""
+    """EIO and ENOSPC from fsync and rename at several moments; a limit on the size of files; EIO from the writes themselves."""
     faults = [("fsync", call, errno.EIO) for call in range(1, 14)] + [("replace", call, errno.ENOSPC) for call in range(1, 8)]
     for function, call, error in faults[:: 1 if tally.full else 7]:
         tally.plan(1, 1)
@@ -53,9 +54,16 @@ def failing_calls(tally: Tally, folder: Path, plain: Config) -> None:
     tally.plan(1, 1)
     with tally.fault("a limit on the size of files"):
         go_on(plain, folder / "limit", LimitFiles(200_000), "cannot be written")
+    if platform.machine() not in WRITE_CALLS:
+        tally.notes.append(f"writes are made to fail on {' and '.join(WRITE_CALLS)} alone")
+        return
+    for size in (1 << 17, 1 << 12)[:: 1 if tally.full else 2]:
+        tally.plan(1, 1)
+        with tally.fault(f"EIO from every write of {size} bytes or more"):
+            go_on(plain, folder / f"write-{size}", FailWrites(size, errno.EIO), os.strerror(errno.EIO))
 
 
-def go_on(plain: Config, out_dir: Path, inject: "FailAt | LimitFiles", told: str) -> None:
+def go_on(plain: Config, out_dir: Path, inject: "FailAt | FailWrites | LimitFiles", told: str) -> None:
     """The run stops with one line, what it had is whole, and without the fault it ends as the undisturbed one."""
     config = dataclasses.replace(plain, out_dir=str(out_dir))
     child = trainer(config, out_dir.with_suffix(".log"), inject)

@@ -48,6 +48,7 @@ def run(tally: Tally, folder: Path) -> None:
     cases = {
         "SIGUSR1 to torchrun that was told of it": usr1_through_torchrun,
         "SIGTERM to torchrun": term_through_torchrun,
+        "SIGINT to torchrun": int_through_torchrun,
         "a killed rank, with --max-restarts": killed_rank,
         "a hanging rank": hanging_rank,
         "one of two nodes killed and started again": lost_node,
@@ -87,6 +88,12 @@ def usr1_through_torchrun(config: Config, plain: Config) -> None:
 def term_through_torchrun(config: Config, plain: Config) -> None:
     """torchrun passes SIGTERM on; it says 1 whatever its workers say."""
     signalled(launch(config, 2), signal.SIGTERM)
+    goes_on(config, plain)
+
+
+def int_through_torchrun(config: Config, plain: Config) -> None:
+    """Ctrl-C, and torchrun passes it on likewise."""
+    signalled(launch(config, 2), signal.SIGINT)
     goes_on(config, plain)
 
 

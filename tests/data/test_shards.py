@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ def folder(tmp_path: Path) -> Path:
             revision="local",
             corpus_sha256="0" * 64,
             shards=written,
+            checksums=shards.Tokens([tmp_path / name for name in written]).checksums(),
         ),
     )
     return tmp_path
@@ -143,7 +145,12 @@ def test_a_flipped_bit_is_found_by_verify(folder: Path) -> None:
     content[1024 + 2 * 17] ^= 1
     path.write_bytes(content)
     assert len(open_split(folder, "val")) == 40
-    with pytest.raises(ValueError, match=r"val_000000.bin: sha256 is [0-9a-f]{64}, meta.json says"):
+    with pytest.raises(ValueError, match=r"val_000000.bin: sha256 is [0-9a-f]{64}, meta.json says .* in tokens 0 to 65535"):
+        verify(folder)
+    meta = read_meta(folder)
+    assert meta is not None
+    write_meta(folder, dataclasses.replace(meta, checksums={}))  # as folders were prepared before there were checksums
+    with pytest.raises(ValueError, match=r"val_000000.bin: sha256 is .*; where is not known"):
         verify(folder)
 
 
