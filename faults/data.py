@@ -54,9 +54,8 @@ def flipped_bits(tally: Tally, ours: Path, folder: Path) -> None:
         with tally.fault(f"a flipped bit in the {name} token"):
             place = copy(ours, folder / f"flipped-{name}")
             patch(TRAIN, position, bytes([(place / TRAIN).read_bytes()[position] ^ 1]))(place)
-            one_line(
-                Child("data.prepare", ["verify", str(place)], folder / f"flipped-{name}.log"), 2, f"{TRAIN} differs in tokens"
-            )
+            child = Child("data.prepare", ["verify", str(place)], folder / f"flipped-{name}.log")
+            one_line(child, 2, TRAIN, "token")  # the one that left the vocabulary, or a block of them
 
 
 def changed(tally: Tally, foreign: Path, folder: Path) -> None:
