@@ -1,4 +1,4 @@
-"""A GPT for hundreds of runs on two cores: the comparison's own preset, less than a minute a run on one core."""
+"""A GPT for hundreds of runs on two cores: 36 s a run on one core with bfloat16 in hardware, two minutes on one without."""
 
 from dataclasses import replace
 
