@@ -1,4 +1,4 @@
-"""A GPT for hundreds of runs on two cores: 36 s a run on one core with bfloat16 in hardware, two minutes on one without."""
+"""A GPT for hundreds of runs on two cores: 36 s a run on one core with bfloat16 in hardware, two to three minutes without."""
 
 from dataclasses import replace
 
