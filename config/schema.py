@@ -130,7 +130,7 @@ class Config:
     backend: Literal["auto", "nccl", "gloo"] = "auto"
     """Collectives under torchrun; auto: nccl on CUDA, else gloo."""
     deterministic: bool = False
-    """Deterministic CUDA kernels; CPU runs repeat to the bit in any case."""
+    """CUDA kernels that repeat to the bit, or an error where there is none; CPU runs repeat in any case."""
     nonfinite: Literal["stop", "skip"] = "stop"
     """What a non-finite loss or gradient does: stop the run with exit code 1, or skip the step."""
     telemetry_interval: int = 0

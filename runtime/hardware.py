@@ -53,6 +53,22 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
+def set_determinism(wanted: bool) -> None:
+    """Every operator repeats to the bit, or raises RuntimeError where it has no form that does; False: the fastest form.
+
+    Not `warn_only`: under it the fused attentions only warn, and go on to add their gradients by atomics. cuBLAS repeats where
+    its workspace is fixed, which it reads at its first product (docs.nvidia.com/cuda/cublas, results reproducibility).
+    Raises ValueError where CUBLAS_WORKSPACE_CONFIG is set to anything else than the two values that allow it.
+    """
+    if wanted:
+        workspace = os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        if workspace not in (":4096:8", ":16:8"):
+            raise ValueError(
+                f"CUBLAS_WORKSPACE_CONFIG={workspace!r} does not repeat; deterministic=True takes :4096:8 or :16:8: unset it"
+            )
+    torch.use_deterministic_algorithms(wanted)
+
+
 def retain_memory() -> bool:
     """Make glibc keep what this process frees, so that no step pays for the system's zeroing of fresh pages; False elsewhere.
 

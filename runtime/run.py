@@ -28,7 +28,7 @@ from runtime import checkpoint, distributed, log, memory, optim
 from runtime.dataset import Dataset, open_dataset
 from runtime.distributed import Processes
 from runtime.files import write_json
-from runtime.hardware import autocast, describe, pick_dtype, retain_memory, why_not_compile
+from runtime.hardware import autocast, describe, pick_dtype, retain_memory, set_determinism, why_not_compile
 from runtime.progress import Progress
 from runtime.watch import Watch
 
@@ -154,7 +154,7 @@ def set_up(config: Config) -> Run:
         if processes.device.type == "cpu":
             retain_memory()
         torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products on the GPUs that have it
-        torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+        set_determinism(config.deterministic)
         compiled = compile_model(gpt, config, processes)
         run = Run(
             config=config,

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import activations
 from config.schema import GPTConfig
@@ -59,6 +61,35 @@ def test_from_pretrained_takes_what_transformers_writes(tmp_path: Path) -> None:
         with torch.no_grad():
             logits, expected = ours(IDS), theirs(IDS).logits
         assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+# Without a deterministic CUDA kernel, so that `deterministic=True` would end the run (torch.use_deterministic_algorithms).
+NOT_REPEATABLE = {
+    "bincount", "cumsum", "histc", "kthvalue", "median", "nll_loss2d_backward", "put_", "scatter_reduce", "take"
+}  # fmt: skip
+
+
+class Operators(TorchDispatchMode):
+    """Notes the name of every operator that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("activation", activations.names())
+def test_a_step_off_the_cpu_needs_only_operators_that_can_repeat(activation: str) -> None:
+    """On the meta device, which takes the paths of a GPU as far as this project chooses them."""
+    gpt = make(activation=activation).to("meta").train()
+    ids = IDS.to("meta")
+    with Operators() as operators:
+        gpt(ids, ids).backward()
+    assert {"embedding_dense_backward", "mm"} <= operators.names
+    assert not operators.names & NOT_REPEATABLE
 
 
 @pytest.mark.parametrize("activation", ["hermite:degree=3", "gelu"])

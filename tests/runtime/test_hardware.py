@@ -1,5 +1,7 @@
 """The device and the types are what was asked for, or one line says why not."""
 
+import os
+
 import pytest
 import torch
 
@@ -48,6 +50,28 @@ def test_peak_is_the_data_sheet_s_where_the_device_is_known(monkeypatch: pytest.
     peak, source = peak_flops(torch.device("cpu"), torch.float32)
     assert source == "measured matrix product"
     assert 1e8 < peak < 1e14
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, ":4096:8"), (":16:8", ":16:8")])
+def test_determinism_is_strict_and_covers_cublas(monkeypatch: pytest.MonkeyPatch, given: str | None, used: str) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that what the function sets is taken back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    if given:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", given)
+    hardware.set_determinism(True)
+    strict = torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+    hardware.set_determinism(False)
+    assert strict
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == used
+
+
+def test_a_workspace_that_does_not_repeat_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(ValueError, match=r"CUBLAS_WORKSPACE_CONFIG=':0:0' .* unset it"):
+        hardware.set_determinism(True)
+    assert not torch.are_deterministic_algorithms_enabled()
+    hardware.set_determinism(False)  # which asks nothing of cuBLAS
 
 
 def test_no_compiler_is_found_out_before_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
