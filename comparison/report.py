@@ -251,11 +251,16 @@ def _varied(found: Results, summary: Summary) -> list[str]:
     ]
     lines.append("Baseline: " + short(summary.baseline) + ".")
     lines.append("Data: " + ", ".join(f"{name} {value}" for name, value in first.data.items()) + ".")
-    hardware = first.provenance.get("hardware") or {}
-    lines.append(
-        f"Commit {first.provenance.get('commit')}; " + ", ".join(f"{name} {value}" for name, value in hardware.items()) + "."
-    )
-    return lines
+    return lines + _origins(found.records)
+
+
+def _origins(records: Sequence[Record]) -> list[str]:
+    """A line for every commit and machine that runs come from."""
+    seeds: dict[str, list[int]] = {}
+    for record in records:
+        facts = {"commit": record.provenance.get("commit")} | (record.provenance.get("hardware") or {})
+        seeds.setdefault(", ".join(f"{name} {value}" for name, value in facts.items()), []).append(record.seed)
+    return [f"Runs: {len(of)} with seeds {', '.join(map(str, sorted(set(of))))} from {origin}." for origin, of in seeds.items()]
 
 
 def _commands(found: Results) -> tuple[str, ...]:

@@ -64,6 +64,19 @@ def test_a_report_can_be_made_again_from_results_alone(make_run: Any, tmp_path: 
     assert (tmp_path / "a" / "report.md").read_text() == (tmp_path / "b" / "report.md").read_text()
 
 
+def test_every_commit_and_machine_is_named_with_its_seeds(make_run: Any, tmp_path: Path) -> None:
+    origins = {1: ("abc", "Zen 3"), 2: ("def", "Zen 4"), 3: ("def", "Zen 4")}
+    records = tuple(
+        read(make_run(spec, seed, 1.5, run={"commit": commit, "hardware": {"device": device}}))
+        for seed, (commit, device) in origins.items()
+        for spec in ("gelu", "relu")
+    )
+    report.write(tmp_path, Results(Settings(), records))
+    text = (tmp_path / "report.md").read_text()
+    assert "- Runs: 2 with seeds 1 from commit abc, device Zen 3.\n" in text
+    assert "- Runs: 4 with seeds 2, 3 from commit def, device Zen 4.\n" in text
+
+
 def test_rates_are_explained(make_run: Any, tmp_path: Path) -> None:
     records = tuple(
         read(make_run("gelu", seed, 1.5 + rate, learning_rate=rate)) for seed in (1, 2) for rate in (1e-3, 2e-3, 4e-3)
