@@ -11,6 +11,7 @@ import torch
 
 import train
 from config.schema import Config
+from faults.process import reached, trainers
 from faults.runs import ROOT, arguments, assert_same, free_port, launch, metrics, rows, weights
 from runtime import checkpoint
 from tests.runs import train_here
@@ -115,24 +116,48 @@ def test_resume_in_process_is_exact_with_dropout_and_a_torn_row(small: Config, t
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
-def test_a_signal_and_a_resume_leave_no_trace(small: Config, tmp_path: Path, processes: int) -> None:
-    """train.py's defaults (bf16 where there is any, compile, prefetch, accumulation), stopped after an evaluation, resumed."""
-    defaults = dataclasses.replace(
-        small, dtype="auto", compile=True, n_layer=1, micro_batch_size=2, max_steps=40, eval_interval=10
-    )
-    whole = launch(defaults, processes, out_dir=str(tmp_path / "whole"))
-    assert whole.finish()[0] == 0  # before the others: they find what it has compiled
-    stopped = launch(defaults, processes)
+@pytest.fixture
+def defaults(small: Config) -> Config:
+    """train.py's defaults (bf16 where there is any, compile, prefetch, accumulation) for a run that a signal can meet."""
+    return dataclasses.replace(small, dtype="auto", compile=True, n_layer=1, micro_batch_size=2, max_steps=40, eval_interval=10)
+
+
+@pytest.mark.parametrize(("processes", "compiled"), [(1, True), (3, False)])
+def test_a_signal_and_a_resume_leave_no_trace(defaults: Config, tmp_path: Path, processes: int, compiled: bool) -> None:
+    """Stopped after an evaluation by a signal to one process, resumed; compiled where that takes seconds, not a minute."""
+    defaults = dataclasses.replace(defaults, compile=compiled)
+    whole = dataclasses.replace(defaults, out_dir=str(tmp_path / "whole"))
+    for child in trainers(whole, tmp_path / "whole.log", processes):  # before the others: they find what it has compiled
+        assert child.finish() == 0, child.said
+    stopped = trainers(defaults, tmp_path / "stopped.log", processes)
+    stopped[0].until(reached(defaults, 11), "step 11")
+    stopped[-1].send(signal.SIGTERM)
+    assert [child.finish() for child in stopped] == [143] * processes
+    stopped_at(defaults, stopped[0].said)
+    for child in trainers(defaults, tmp_path / "resumed.log", processes):
+        assert child.finish() == 0, child.said
+    assert_same(whole, defaults)
+
+
+def test_the_same_through_torchrun(defaults: Config, tmp_path: Path) -> None:
+    """Two processes, compiled, as users start and stop them."""
+    whole = launch(defaults, 2, out_dir=str(tmp_path / "whole"))
+    assert whole.finish()[0] == 0
+    stopped = launch(defaults, 2)
     stopped.send(signal.SIGTERM, at_step=11)
     code, errors = stopped.finish()
-    assert code == (143 if processes == 1 else 1), errors  # torchrun says 1 whatever the workers say
-    reached = int(re.search(r"SIGTERM: step (\d+) is finished", errors)[1])
-    assert 11 <= reached < 40
-    assert max(row["step"] for row in rows(stopped.config)) == reached
-    resumed = launch(defaults, processes)
-    assert resumed.finish()[0] == 0
-    assert_same(whole.config, resumed.config)
+    assert code == 1, errors  # whatever its workers say
+    stopped_at(defaults, errors)
+    assert launch(defaults, 2).finish()[0] == 0
+    assert_same(whole.config, defaults)
+
+
+def stopped_at(config: Config, said: str) -> None:
+    """It said at which step, after the evaluation and before the end, and that is where it stopped."""
+    found = re.search(r"SIGTERM: step (\d+) is finished", said)
+    assert found, said
+    assert 11 <= int(found[1]) < config.max_steps
+    assert max(row["step"] for row in rows(config)) == int(found[1])
 
 
 def test_another_number_of_processes_sees_the_same_data(small: Config, tmp_path: Path) -> None:
