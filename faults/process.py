@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import torch
@@ -27,6 +28,13 @@ from faults.tally import NotSurvivedError, expect
 LIMIT_S = 180.0
 PRESET = str(ROOT / "config" / "tiny.py")
 Inject = Callable[[], object]
+
+
+def forkserver() -> ForkServerContext:
+    """What starts processes from that server; the server itself starts with the first of them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["faults.process", "torch._inductor", "train", "sample", "data.prepare"])
+    return context
 
 
 @dataclass
@@ -43,10 +51,8 @@ class Child:
     """Most address space it may have beyond what a small run needs; 0: no limit."""
 
     def __post_init__(self) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["faults.process", "torch._inductor", "train", "sample", "data.prepare"])
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.process = context.Process(
+        self.process = forkserver().Process(
             target=_run,
             args=(self.program, list(self.argv), str(self.log), self.environment, self.inject, self.memory_bytes),
             daemon=True,

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 import activations
 from activations import registry
 from activations.activation import Learnable
+from tests.runs import in_processes
 
 LEARNABLE = [name for name in registry.names() if issubclass(registry.family(name), Learnable)]
 
@@ -50,7 +51,7 @@ def _batch() -> torch.Tensor:
 
 
 def test_distributed_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_rank, (tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+    in_processes(_rank, (tmp_path,), 2)
     model = Parallel()
     model(_batch()).square().mean().backward()
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from faults.runs import free_port
 from runtime import distributed
+from tests.runs import in_processes
 
 
 def test_one_process_needs_no_group() -> None:
@@ -37,10 +39,8 @@ def _work(rank: int, port: int, results: str) -> None:
 
 
 def test_sums_are_exact_over_three_processes(tmp_path: Path) -> None:
-    from faults.runs import free_port  # not at the top: each spawned process would import the whole trainer
-
     results = tmp_path / "results"
-    torch.multiprocessing.spawn(_work, (free_port(), str(results)), nprocs=3)
+    in_processes(_work, (free_port(), str(results)), 3)
     floats, integers = json.loads(results.read_text())
     assert floats == [1e16, 3.0]
     assert integers == [3 * 2**62 - 2**64, 3]  # modulo 2^64

@@ -19,7 +19,7 @@ from model import GPT
 from runtime import checkpoint
 from runtime.distributed import Processes
 from runtime.run import Run, set_up
-from tests.runs import train_here
+from tests.runs import in_processes, train_here
 
 TINY = "config/tiny.py"
 
@@ -203,4 +203,4 @@ def test_the_group_ends_where_the_run_leaves_it(small: Config) -> None:
     """Where it ends later, in the destructor of DDP, two processes hang at their end once in a while."""
     config = dataclasses.replace(small, micro_batch_size=6)
     argv = [str(ROOT / "config" / "tiny.py"), *arguments(config)]
-    torch.multiprocessing.spawn(_run_to_its_end, (free_port(), argv), nprocs=2)
+    in_processes(_run_to_its_end, (free_port(), argv), 2)
