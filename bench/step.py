@@ -127,6 +127,8 @@ def compare_times(config: Config, names: list[str], rounds: int) -> list[Row]:
             there.close()
             workers[name] = (process, here)
         facts = {name: here.recv() for name, (_, here) in workers.items()}
+        for fact in facts.values():  # measured here and now, while every contender waits
+            fact["peak_flops"] = measured_peak_flops(torch.device(config.device), getattr(torch, fact["dtype"]))
         seconds: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(rounds):
             for name, (_, here) in workers.items():
@@ -178,7 +180,6 @@ def work(pipe: Connection, config: Config, is_plain: bool) -> None:
             {
                 "flops_per_step": run.gpt.flops_per_token() * config.tokens_per_step,
                 "dtype": str(run.dtype).removeprefix("torch."),
-                "peak_flops": measured_peak_flops(device, run.dtype),
                 "warm_up_s": warm_up_s,
             }
         )
