@@ -132,6 +132,7 @@ def set_up(config: Config) -> Run:
 
     Everything on disk is left as it was until all of that has gone well. `run.resources` closes what the run holds.
     """
+    set_determinism(config.deterministic)
     with contextlib.ExitStack() as resources:
         processes = distributed.join(config.device, config.backend, config.timeout_s)
         resources.callback(distributed.leave)
@@ -154,7 +155,6 @@ def set_up(config: Config) -> Run:
         if processes.device.type == "cpu":
             retain_memory()
         torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products on the GPUs that have it
-        set_determinism(config.deterministic)
         compiled = compile_model(gpt, config, processes)
         run = Run(
             config=config,

@@ -21,5 +21,5 @@ def train_here(config: Config, **changes: Any) -> Config:
 
 def in_processes(work: Callable[..., None], arguments: tuple[Any, ...], count: int) -> None:
     """work(rank, *arguments) in `count` processes, each started in a fraction of a second; raises what one of them raises."""
-    forkserver()
+    forkserver()  # says what the server imports before start_processes starts it
     torch.multiprocessing.start_processes(work, arguments, nprocs=count, start_method="forkserver")

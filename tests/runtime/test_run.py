@@ -155,6 +155,15 @@ def test_telemetry_rows_name_each_layer(small: Config) -> None:
     assert found[0]["transformer.h.0.mlp.act.coefficients.3"] != found[2]["transformer.h.0.mlp.act.coefficients.3"]
 
 
+def test_a_workspace_that_does_not_repeat_is_refused_before_anything_is_written(
+    small: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(ValueError, match="CUBLAS_WORKSPACE_CONFIG"):
+        set_up(dataclasses.replace(small, deterministic=True))
+    assert not Path(small.out_dir).exists()
+
+
 def test_a_second_run_into_the_same_folder_is_refused(small: Config) -> None:
     first = set_up(small)
     with pytest.raises(ValueError, match=r"is in use by process \d+ on .* since"):
