@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--activations", nargs="+", metavar="SPEC", help=f"default: {' '.join(SPECS)}; on a GPU all families")
     parser.add_argument("--shape", type=int, nargs="+", action="append", metavar="N", help="may be given several times")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="turns that each contender gets")
+    parser.add_argument("--seconds", type=float, default=30, help="a table: start no further turn after this many")
     parser.add_argument("--threads", type=int, help="CPU threads; fewer than the cores where other programs run")
     parser.add_argument("--scaling", action="store_true", help="elements 1e4 to 1e8, degrees 1 to 16")
     parser.add_argument("--json", type=Path)
@@ -55,13 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     bandwidth = harness.copy_bandwidth(device)
     print(f"copying: {bandwidth / 1e9:.1f} GB/s read and written; freed memory is {'kept' if retained else 'returned'}")
     if options.scaling:
-        rows = scaling(device, options.rounds)
+        rows = scaling(device, options.rounds, options.seconds)
     else:
         shapes = [tuple(shape) for shape in options.shape] if options.shape else SHAPES.get(device.type, SHAPES["cpu"])
         rows = []
         for shape in shapes:
             for dtype in options.dtypes:
-                rows += measure(specs, shape, getattr(torch, dtype), device, options.rounds, bandwidth)
+                rows += measure(specs, shape, getattr(torch, dtype), device, options.rounds, bandwidth, options.seconds)
     show(rows)
     if options.json:
         harness.save(options.json, rows, device, copy_bytes_per_second=bandwidth, memory_retained=retained)
@@ -79,6 +80,7 @@ def measure(
     device: torch.device,
     rounds: int,
     bandwidth: float,
+    seconds: float,
     peers: bool = True,
 ) -> list[Row]:
     """Rows of one shape and dtype: every activation eager and compiled, and the peers, all in turns."""
@@ -92,8 +94,8 @@ def measure(
     if peers and device.type == "cpu" and x.numel() <= 2**21 and find_spec("torchortho"):  # 18 s a pass at 8 x 1024 x 3072
         steps |= {(spec, "torchortho"): Peer(spec, x, dy) for spec in specs if spec.partition(":")[0] in PEERS}
     names = {" ".join(key): step for key, step in steps.items()}
-    seconds = harness.interleaved(names, rounds, device)
-    fastest_gelu = min(GELU, key=lambda spec: statistics.median(seconds.get(f"{spec} compiled", [0.0])))
+    times = harness.interleaved(names, rounds, device, seconds)
+    fastest_gelu = min(GELU, key=lambda spec: statistics.median(times.get(f"{spec} compiled", [0.0])))
     bases = {"eager": "gelu eager", "torchortho": "gelu eager", "compiled": f"{fastest_gelu} compiled"}
     return [
         {
@@ -101,20 +103,21 @@ def measure(
             "mode": mode,
             "dtype": str(dtype).removeprefix("torch."),
             "shape": "x".join(map(str, shape)),
-            "ms": 1e3 * statistics.median(seconds[f"{spec} {mode}"]),
+            "ms": 1e3 * statistics.median(times[f"{spec} {mode}"]),
+            "rounds": len(times[f"{spec} {mode}"]),
             "base": bases[mode],
-            "against_base": harness.ratio(seconds[f"{spec} {mode}"], seconds[bases[mode]]),
-            "against_floor": statistics.median(seconds[f"{spec} {mode}"]) * bandwidth / (5 * x.nbytes),
+            "against_base": harness.ratio(times[f"{spec} {mode}"], times[bases[mode]]),
+            "against_floor": statistics.median(times[f"{spec} {mode}"]) * bandwidth / (5 * x.nbytes),
             "saved_against_gelu": step.saved_bytes() / steps["gelu", "eager"].saved_bytes(),
-            **({"against_peer": _against_peer(seconds, spec)} if mode == "eager" and (spec, "torchortho") in steps else {}),
+            **({"against_peer": _against_peer(times, spec)} if mode == "eager" and (spec, "torchortho") in steps else {}),
             **step.checks(),
         }
         for (spec, mode), step in steps.items()
     ]
 
 
-def _against_peer(seconds: dict[str, list[float]], spec: str) -> float:
-    return harness.ratio(seconds[f"{spec} eager"], seconds[f"{spec} torchortho"])
+def _against_peer(times: dict[str, list[float]], spec: str) -> float:
+    return harness.ratio(times[f"{spec} eager"], times[f"{spec} torchortho"])
 
 
 class Step:
@@ -195,17 +198,23 @@ def _module(spec: str, x: Tensor) -> torch.nn.Module:
     return Gelu(GELU[spec]) if spec in GELU else activations.build(spec, x.shape[-1]).to(x.device)
 
 
-def scaling(device: torch.device, rounds: int) -> list[Row]:
+def scaling(device: torch.device, rounds: int, seconds: float) -> list[Row]:
     """Rows of one family after the other: more elements at the default degree, then more degrees at 1.6 million elements."""
     rows = []
     for elements in (10**4, 10**5, 10**6, 10**7, 10**8):
-        rows += measure(SPECS[:3], (elements // 1000, 1000), torch.float32, device, min(rounds, 5), 1.0)
+        rows += measure(SPECS[:3], (elements // 1000, 1000), torch.float32, device, rounds, 1.0, seconds)
     for degree in DEGREES:
-        specs = [registry.check(f"{name}:degree={degree}") for name in PEERS]
-        rows += measure(
-            specs, tuple(map(int, DEGREE_SHAPE.split("x"))), torch.float32, device, min(rounds, 5), 1.0, peers=False
-        )
+        specs = specs_of(degree)
+        shape = tuple(map(int, DEGREE_SHAPE.split("x")))
+        rows += measure(specs, shape, torch.float32, device, rounds, 1.0, seconds, peers=False)
     return rows
+
+
+def specs_of(degree: int) -> list[str]:
+    """The families that --scaling draws, where they have this degree."""
+    return [
+        registry.check(f"{name}:degree={degree}") for name in PEERS if degree in registry.family(name).options["degree"].allowed
+    ]
 
 
 def show(rows: list[Row]) -> None:

@@ -1,10 +1,11 @@
 """What every benchmark shares: interleaved timing, ratios, the JSON file, and the comparison of two files."""
 
 import json
+import math
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,22 @@ import torch
 from runtime.hardware import describe
 
 Row = dict[str, Any]
+FEWEST_ROUNDS = 3  # of which a median can leave out one that something else disturbed
 
 
-def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of every call, `rounds` a contender, in turns: a busy machine is equally busy for all.
+def turns(rounds: int, seconds: float) -> Iterator[int]:
+    """0, 1, ... below `rounds`, but none after FEWEST_ROUNDS that would start later than `seconds` after the first."""
+    started = time.perf_counter()
+    for turn in range(rounds):
+        if turn >= FEWEST_ROUNDS and time.perf_counter() - started > seconds:
+            return
+        yield turn
+
+
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, seconds: float = math.inf
+) -> dict[str, list[float]]:
+    """Seconds of every call, one a turn (`turns`) and contender: a busy machine is equally busy for all.
 
     First calls do not count. On a GPU each call is captured as a graph and replayed, so that launching is not timed.
     """
@@ -25,11 +38,11 @@ def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, dev
         call()
     if device.type == "cuda":
         contenders = {name: _captured(call) for name, call in contenders.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in turns(rounds, seconds):
         for name, call in contenders.items():
-            seconds[name].append(_seconds(call, device))
-    return seconds
+            times[name].append(_seconds(call, device))
+    return times
 
 
 def ratio(own: Sequence[float], base: Sequence[float]) -> float:

@@ -10,6 +10,7 @@ memory can be told; they take their steps in turns, one process at a time.
 
 import argparse
 import contextlib
+import math
 import multiprocessing
 import os
 import statistics
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--shape", choices=SHAPES, default="", help="default: that of the device")
     parser.add_argument("--activations", nargs="*", default=LEARNABLE, metavar="SPEC", help="compared with gelu")
     parser.add_argument("--rounds", type=int, default=11, help="turns that each contender gets")
+    parser.add_argument("--seconds", type=float, default=120, help="start no further turn after this many seconds of them")
     parser.add_argument("--quality", action="store_true", help="compare validation losses instead of times")
     parser.add_argument("--seeds", type=int, default=3, help="for --quality")
     parser.add_argument("--max_steps", type=int, default=150, help="for --quality")
@@ -78,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             config = make_config(options.shape or device.type, Path(folder), device)
             names = [PLAIN] * (device.type == "cpu") + ["gelu", *options.activations]
-            rows = compare_times(config, names, options.rounds)
+            rows = compare_times(config, names, options.rounds, options.seconds)
             show_times(rows)
             if options.against:
                 print("\n".join(harness.compare(options.against, rows, ("contender", "shape"), "ms_per_step")))
@@ -114,8 +116,8 @@ def contender(config: Config, name: str) -> Config:
     return replace(config, dtype="float32", compile=False) if name == PLAIN else replace(config, activation=name)
 
 
-def compare_times(config: Config, names: list[str], rounds: int) -> list[Row]:
-    """A row for each contender; ratios are medians over the rounds."""
+def compare_times(config: Config, names: list[str], rounds: int, limit: float = math.inf) -> list[Row]:
+    """A row for each contender; ratios are medians over the rounds, fewer where `limit` seconds are over (harness.turns)."""
     spawn = multiprocessing.get_context("spawn")
     steps = 1 if config.device == "cpu" else 10
     workers: dict[str, tuple[Any, Any]] = {}
@@ -130,7 +132,7 @@ def compare_times(config: Config, names: list[str], rounds: int) -> list[Row]:
         for fact in facts.values():  # measured here and now, while every contender waits
             fact["peak_flops"] = measured_peak_flops(torch.device(config.device), getattr(torch, fact["dtype"]))
         seconds: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(rounds):
+        for _ in harness.turns(rounds, limit):
             for name, (_, here) in workers.items():
                 here.send(steps)
                 seconds[name].append(here.recv())

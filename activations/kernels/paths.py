@@ -1,7 +1,7 @@
 """How a formula is run: whole, in cache-sized blocks, or from a table of all 16-bit values.
 
 The choice changes the speed, not the values. Without a compiler every operator is a pass over memory; on blocks that stay in
-a core's second-level cache the passes are cheap.
+the cache the passes are cheap.
 """
 
 import logging
@@ -18,8 +18,10 @@ log = logging.getLogger(__name__)
 
 Columns = Sequence[tuple[Tensor, ...]]
 
-# Two cores with 1 MiB each hold it; a quarter of it pays 1.5x in starting the threads (4 x 256 x 1536).
-BLOCK = 1 << 18
+# Elements: starting the threads of an operator costs some 15 us, as much as 200,000 elements of it; four buffers of twice this
+# leave the third-level cache. Zen 3, 32 MiB, of GELU's time at 2^18, 2^19, 2^20: Hermite 3 0.90, 0.84, 0.86 at 4 x 256 x 1536,
+# 0.72, 0.62, 0.70 at 8 x 1024 x 3072; tropical 6 1.82, 1.64, 2.02 and 1.49, 1.25, 1.52; Fourier 5 loses 3 to 6 % at 2^19.
+BLOCK = 1 << 19
 # Inductor fuses dx with sums over everything, but each costs it a cascade of accumulators; sums row by row it does not fuse.
 FUSED_SUMS = 8
 TILE = 128  # rows that are summed before the next are read; a power of 2

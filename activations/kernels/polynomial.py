@@ -38,13 +38,13 @@ def horner(z: Tensor, out: Tensor | None, c: Sequence[Tensor]) -> Tensor:
     return y
 
 
-def power_sums(z: Tensor, g: Tensor, total: Total, count: int) -> list[Tensor]:
-    """total(g z^j) for j < count."""
+def power_sums(z: Tensor, g: Tensor, total: Total, count: int, out: Tensor | None = None) -> list[Tensor]:
+    """total(g z^j) for j < count; `out` is overwritten."""
     sums, product = [total(g)], g
     for j in range(1, count):
         sums.append(total(product, z))
         if j + 1 < count:
-            product = g * z if product is g else product.mul_(z)
+            product = torch.mul(g, z, out=out) if product is g else product.mul_(z)
     return sums
 
 
@@ -60,7 +60,8 @@ def value(z: Tensor, out: Tensor | None, c: Sequence[Tensor], slopes: Sequence[T
 def gradients(
     z: Tensor, g: Tensor, total: Total, out: Tensor | None, c: Sequence[Tensor], slopes: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    return horner(z, out, slopes).mul_(g), power_sums(z, g, total, len(c))
+    sums = power_sums(z, g, total, len(c), out)  # before `out` holds the slopes: one buffer less in the cache
+    return horner(z, out, slopes).mul_(g), sums
 
 
 _FORMULA = Formula(prepare=with_slopes, value=value, gradients=gradients, collect=lambda sums, c: (sums,))

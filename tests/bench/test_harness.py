@@ -1,8 +1,10 @@
 """Interleaving, ratios, files and their comparison."""
 
 import json
+import math
 from pathlib import Path
 
+import pytest
 import torch
 
 from bench import harness
@@ -15,6 +17,15 @@ def test_contenders_take_turns() -> None:
     seconds = harness.interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, CPU)
     assert calls[-6:] == ["a", "b"] * 3
     assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
+
+
+@pytest.mark.parametrize(("seconds", "taken"), [(math.inf, 9), (65.0, 7), (25.0, 3), (0.0, 3)])
+def test_turns_end_with_the_time(seconds: float, taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = 0.0
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: clock)
+    for turn in harness.turns(9, seconds):
+        last, clock = turn, clock + 10.0
+    assert last + 1 == taken
 
 
 def test_ratio_is_of_the_same_round() -> None:
