@@ -9,7 +9,7 @@ Shapes in the comments: B batch, T time (tokens), C n_embd, H heads, D = C/H, S 
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "m
 _HF_ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu:exact=true", "relu": "relu", "silu": "silu"}
 
 Matvec = Callable[[Tensor, Tensor], Tensor]  # (out, in), (in,) -> (out,)
+Function = Callable[[Tensor], Tensor]
 
 
 class LayerNorm(nn.Module):
@@ -59,9 +60,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, matvec: Matvec | None
 
 
 class KVCache:
-    """Keys and values of the tokens seen so far, per layer; `length` counts them. Memory: 2 * n_layer * B * block_size * C."""
+    """What stays from token to token, per layer: keys and values of the `length` tokens so far, and the activations `acts`,
+    whose coefficients need no preparing for every token. Memory: 2 * n_layer * B * block_size * C."""
 
-    def __init__(self, config: GPTConfig, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: GPTConfig, batch_size: int, device: torch.device, dtype: torch.dtype, acts: Sequence[Function]
+    ) -> None:
+        self.acts = acts
         shape = (config.n_layer, batch_size, config.n_head, config.block_size, config.n_embd // config.n_head)
         self.k = torch.empty(shape, device=device, dtype=dtype)  # (L, B, H, block_size, D)
         self.v = torch.empty(shape, device=device, dtype=dtype)
@@ -118,7 +123,7 @@ def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Te
 class MLP(nn.Module):
     """c_proj(act(c_fc(x))), (B, T, C) -> (B, T, C), four times as wide inside."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         width = 4 * config.n_embd
         # After the layer norm x has unit second moment, so c_fc's std sets the law that the activation is fed.
@@ -126,10 +131,11 @@ class MLP(nn.Module):
         self.c_fc = Linear(config.n_embd, width, bias=config.bias)
         self.act = activations.build(config.activation, width, input_std)
         self.c_proj = Linear(width, config.n_embd, bias=config.bias)
-        self.dropout = config.dropout
+        self.layer, self.dropout = layer, config.dropout
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.c_proj(self.act(self.c_fc(x)))
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        act = self.act if cache is None or torch.is_grad_enabled() else cache.acts[self.layer]
+        x = self.c_proj(act(self.c_fc(x)))
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
 
@@ -141,11 +147,11 @@ class Block(nn.Module):
         self.ln_1 = LayerNorm(config.n_embd, config.bias)
         self.attn = CausalSelfAttention(config, layer)
         self.ln_2 = LayerNorm(config.n_embd, config.bias)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config, layer)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         x = x + self.attn(self.ln_1(x), cache)
-        x = x + self.mlp(self.ln_2(x))
+        x = x + self.mlp(self.ln_2(x), cache)
         return x
 
 
@@ -292,7 +298,8 @@ class GPT(nn.Module):
         """A cache for the sequences `tokens` (B, T), in autocast's type where it is on, else in that of the weights."""
         weight, kind = self.transformer.wte.weight, tokens.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-        return KVCache(self.config, tokens.size(0), tokens.device, dtype)
+        acts = [module.act.frozen() for module in self.modules() if isinstance(module, MLP)]
+        return KVCache(self.config, tokens.size(0), tokens.device, dtype, acts)
 
     def num_parameters(self) -> int:
         """Trainable scalars, the padding of the token table left out."""

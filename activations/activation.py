@@ -5,7 +5,7 @@ A family is a subclass in a file of its own plus one line in `registry.FAMILIES`
 
     degrees     names of the options that are degrees (empty where it has none), each with its allowed range in `options`
     evaluate    G in plain float64 formulas, differentiable: what `reference`, quadrature and the fits rely on
-    forward     the fast path, through `activations.kernels` or a torch operator
+    function    the fast path, from `activations.kernels`; or `forward`, in plain torch
     initial     (learnable families) the parameters' starting values in float64, by `init`
     fitted      (learnable families) the parameters that match a target, see fit.py
 
@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from activations.kernels.pointwise import Pointwise
 from activations.moments import Moments, quadrature
 from activations.target import Target, Weight, gelu
 
@@ -73,6 +74,10 @@ class Activation(nn.Module):
         s = float(self.unit)
         by_channel = {name: self._per_channel(value).to(x.device) for name, value in self.values().items()}
         return s * self.evaluate(by_channel, x.double() / s)
+
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        """F, without gradients and while the parameters stay as they are: what depends on them alone is computed once."""
+        return self
 
     def kinks(self, values: Values) -> Tensor:
         """Where G is continuous but not smooth, in z, float64, (m,) or (rows, m): quadrature puts its panel ends there."""
@@ -133,6 +138,17 @@ class Learnable(Activation):
             self._store(name, self._by_row(value))
         for name, constant in constants.items():
             self.register_buffer(name, constant.to(self.input_std), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function()(x)
+
+    def function(self) -> Pointwise:
+        """F at the parameters as they are."""
+        raise TypeError(f"{type(self).__name__} has no function(): a learnable family states its kernel, or its own forward()")
+
+    @torch.no_grad()
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        return self.function().frozen() if type(self).forward is Learnable.forward else self
 
     def initial(self, init: str) -> Values:
         """The starting values in float64, (k,) or (rows, k)."""

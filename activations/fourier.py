@@ -12,6 +12,7 @@ from torch import Tensor
 from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
 from activations.kernels.fourier import fourier
+from activations.kernels.pointwise import Pointwise
 from activations.moments import Moments, unit_gain
 from activations.target import Target, Weight
 
@@ -40,9 +41,9 @@ class Fourier(Learnable):
     phases: Tensor
     inverse_factorials: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
+    def function(self) -> Pointwise:
         amplitudes = self.amplitudes * (self.inverse_factorials * self.input_std)
-        return fourier(x, amplitudes, self.frequencies / self.input_std, self.phases)
+        return fourier(amplitudes, self.frequencies / self.input_std, self.phases)
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         a, w, phi = (values[name] for name in self.parameter_names)

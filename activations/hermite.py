@@ -12,6 +12,7 @@ from torch import Tensor
 
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
 from activations.kernels.hermite import POWER_BASIS_DEGREE, hermite, power_basis
+from activations.kernels.pointwise import Pointwise
 from activations.moments import Moments, unit_gain
 from activations.target import Target, Weight
 
@@ -31,8 +32,8 @@ class Hermite(Learnable):
     default_weight = Weight("normal", 1.5)
     coefficients: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        return hermite(x, self.coefficients, self.input_std, self._buffers.get("powers"))
+    def function(self) -> Pointwise:
+        return hermite(self.coefficients, self.input_std, self._buffers.get("powers"))
 
     def constants(self) -> Values:
         n = self.choices["degree"]

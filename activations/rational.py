@@ -12,6 +12,7 @@ from torch import Tensor
 
 from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
+from activations.kernels.pointwise import Pointwise
 from activations.kernels.rational import rational
 from activations.moments import unit_gain
 from activations.target import Target, Weight, gelu
@@ -47,10 +48,10 @@ class Rational(Learnable):
                 f"rational: groups={self.rows()} do not divide {channels} channels; type for example groups={divisor}"
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def function(self) -> Pointwise:
         powers = self.input_std**-self.exponents
         p = self.numerator * (self.input_std * powers[: self.numerator.shape[-1]])
-        return rational(x, p, self.denominator * powers[1 : self.denominator.shape[-1] + 1])
+        return rational(p, self.denominator * powers[1 : self.denominator.shape[-1] + 1])
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         return _power_sum(values["numerator"], z) / (1 + (z * _power_sum(values["denominator"], z)).abs())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
+from activations.kernels.pointwise import Pointwise
 from activations.kernels.tropical import tropical
 from activations.moments import Moments, piecewise_linear, unit_gain
 from activations.target import Target, Weight
@@ -33,8 +34,8 @@ class Tropical(Learnable):
     scale: Tensor
     intercepts: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        return tropical(x, self.scale, self.intercepts * self.input_std)
+    def function(self) -> Pointwise:
+        return tropical(self.scale, self.intercepts * self.input_std)
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         a = values["intercepts"]

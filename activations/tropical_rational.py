@@ -10,6 +10,7 @@ from torch import Tensor
 
 from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
+from activations.kernels.pointwise import Pointwise
 from activations.kernels.tropical import tropical_rational
 from activations.moments import Moments, piecewise_linear, unit_gain
 from activations.target import Target, Weight
@@ -35,9 +36,9 @@ class TropicalRational(Learnable):
     slopes_den: Tensor
     intercepts_den: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
+    def function(self) -> Pointwise:
         s = self.input_std
-        return tropical_rational(x, self.slopes, self.intercepts * s, self.slopes_den, self.intercepts_den * s)
+        return tropical_rational(self.slopes, self.intercepts * s, self.slopes_den, self.intercepts_den * s)
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         m, a, m_den, a_den = (values[name] for name in self.parameter_names)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Values
+from activations.kernels.pointwise import Pointwise
 from activations.kernels.xielu import xielu
 from activations.target import Target, Weight
 
@@ -35,8 +36,8 @@ class XIELU(Learnable):
     alpha_n: Tensor
     beta: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        return xielu(x, F.softplus(self.alpha_p), self.beta + F.softplus(self.alpha_n), self.beta, self.input_std)
+    def function(self) -> Pointwise:
+        return xielu(F.softplus(self.alpha_p), self.beta + F.softplus(self.alpha_n), self.beta, self.input_std)
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         alpha_p, alpha_n = (torch.log1p(torch.exp(values[name][..., 0])) for name in self.parameter_names)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import activations
 from config.schema import GPTConfig
-from model import GPT, KVCache, sample
+from model import GPT, sample
 from runtime.hardware import why_not_compile
 
 CONFIG = GPTConfig(n_layer=3, n_head=4, n_embd=64, block_size=48, vocab_size=300)
@@ -200,7 +200,7 @@ def test_dropout_acts_in_training_alone() -> None:
     assert not torch.equal(gpt(IDS), gpt(IDS))
 
 
-@pytest.mark.parametrize("activation", ["gelu", "hermite:degree=3"])
+@pytest.mark.parametrize("activation", ["gelu", "hermite:degree=3", "tpgu:degree=5"])
 @pytest.mark.parametrize("prompt_length", [1, 20, 60])
 def test_the_cache_changes_no_token(activation: str, prompt_length: int) -> None:
     """Within the context and past block_size, where it is rebuilt."""
@@ -217,13 +217,27 @@ def test_the_cache_changes_no_token(activation: str, prompt_length: int) -> None
 
 def test_cached_logits_are_the_full_ones() -> None:
     gpt = make()
-    cache = KVCache(gpt.config, 2, torch.device("cpu"), torch.float32)
+    cache = gpt.empty_cache(IDS)
     with torch.no_grad():
         last = gpt(IDS[:, :20], cache=cache)
         for t in range(20, 48):
             assert (last[:, -1] - gpt(IDS[:, :t])[:, -1]).abs().max() < 1e-4
             last = gpt(IDS[:, t : t + 1], cache=cache)
     assert cache.length == 48
+
+
+def test_the_cache_keeps_activations_but_not_from_gradients() -> None:
+    gpt = make(activation="hermite:degree=3", n_layer=1)
+    act = gpt.transformer.h[0].mlp.act
+    cache = gpt.empty_cache(IDS)
+    with torch.no_grad():
+        before = gpt(IDS[:, :8], cache=cache)
+        act.coefficients += 1
+        cache.length = 0
+        assert torch.equal(gpt(IDS[:, :8], cache=cache), before)
+        assert not torch.equal(gpt(IDS[:, :8], cache=gpt.empty_cache(IDS)), before)
+    gpt(IDS[:, :8], cache=gpt.empty_cache(IDS)).sum().backward()
+    assert act.coefficients.grad.abs().min() > 0
 
 
 @pytest.mark.skipif(bool(why_not_compile(torch.device("cpu"))), reason="no C++ compiler")

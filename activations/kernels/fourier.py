@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from activations.kernels.formula import Formula, Total
-from activations.kernels.pointwise import pointwise
+from activations.kernels.pointwise import Pointwise
 
 # sin(pi u) = u S(u^2) and cos(pi u) = C(u^2) on |u| <= 1/2, minimax (Lawson iteration): errors 3.3e-9 and 4.7e-8.
 SINE = (3.141592580044441, -5.167706878908098, 2.5500313769716443, -0.5980451722334068, 0.077220125166713)
@@ -16,13 +16,13 @@ COSINE = (0.9999999534645085, -4.934792858538107, 4.05841191187511, -1.331880147
 LARGEST_INPUT = 1e15
 
 
-def fourier(x: Tensor, amplitudes: Tensor, frequencies: Tensor, phases: Tensor) -> Tensor:
-    """A_0 + sum_k A_k cos(w_k x - phi_k), differentiable in x and all coefficients; finite for every finite x.
+def fourier(amplitudes: Tensor, frequencies: Tensor, phases: Tensor) -> Pointwise:
+    """x -> A_0 + sum_k A_k cos(w_k x - phi_k), differentiable in x and all coefficients; finite for every finite x.
 
-    x: (..., channels), clamped to +-LARGEST_INPUT; amplitudes: (n + 1,) or (rows, n + 1); frequencies and phases: (n,) or
-    (rows, n). Returns x's shape and dtype. The phase is rounded to the working dtype: an error of |w x| 2^-24 in float32.
+    x is clamped to +-LARGEST_INPUT; amplitudes: (n + 1,) or (rows, n + 1); frequencies and phases: (n,) or (rows, n). The
+    phase is rounded to the working dtype: an error of |w x| 2^-24 in float32.
     """
-    return pointwise(_FORMULA, x, amplitudes, frequencies, phases)
+    return Pointwise(_FORMULA, amplitudes, frequencies, phases)
 
 
 def reference(x: Tensor, amplitudes: Tensor, frequencies: Tensor, phases: Tensor) -> Tensor:

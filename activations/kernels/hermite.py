@@ -8,7 +8,7 @@ from torch import Tensor
 
 from activations.kernels import polynomial
 from activations.kernels.formula import Formula, Total
-from activations.kernels.pointwise import pointwise
+from activations.kernels.pointwise import Pointwise
 
 # The power basis costs half the passes of the recurrence. In float32 for |x| <= 6 std its error relative to
 # sum_k |a_k He_k/k!| stays below 4.3e-7 up to this degree, also for a_k that grow like sqrt(k!); at degree 6 it reaches
@@ -16,16 +16,16 @@ from activations.kernels.pointwise import pointwise
 POWER_BASIS_DEGREE = 5
 
 
-def hermite(x: Tensor, coefficients: Tensor, std: Tensor, powers: Tensor | None = None) -> Tensor:
-    """std * sum_k a_k He_k(x/std)/k!, differentiable in x and the coefficients a; saturates to +-inf, never NaN for finite x.
+def hermite(coefficients: Tensor, std: Tensor, powers: Tensor | None = None) -> Pointwise:
+    """x -> std * sum_k a_k He_k(x/std)/k!, differentiable in x and a; saturates to +-inf, never NaN for finite x.
 
-    x: (..., channels); coefficients: (k,) or (rows, k), degree k - 1; std: 0-dim, no gradient; powers: `power_basis(k)`, for
-    whoever keeps it. Returns x's shape and dtype.
+    coefficients a: (k,) or (rows, k), degree k - 1; std: 0-dim, no gradient; powers: `power_basis(k)`, for whoever keeps it.
     """
     count = coefficients.shape[-1]
     if count > POWER_BASIS_DEGREE + 1:
-        return pointwise(_RECURRENCE, x, coefficients, std)
-    return pointwise(_POWER_BASIS, x, coefficients, std, power_basis(count).to(x.device) if powers is None else powers)
+        return Pointwise(_RECURRENCE, coefficients, std)
+    powers = power_basis(count).to(coefficients.device) if powers is None else powers
+    return Pointwise(_POWER_BASIS, coefficients, std, powers)
 
 
 def power_basis(count: int) -> Tensor:

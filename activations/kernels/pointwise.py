@@ -1,7 +1,7 @@
 """The one autograd function that runs every formula: it saves x and the coefficients and recomputes the rest."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,30 +12,52 @@ from activations.kernels import paths
 from activations.kernels.formula import Formula, working_dtype
 
 
-def pointwise(formula: Formula, x: Tensor, *coefficients: Tensor) -> Tensor:
-    """F(x), differentiable once in x and the coefficients, in x's shape and dtype.
+class Pointwise:
+    """x -> F(x), (..., channels) -> (..., channels), dtype kept: a formula with its coefficients.
 
-    x: (..., channels); coefficients: (k,) for the layer, or (rows, k) for equal blocks of channels; 0-dim ones are constants.
-    Raises ValueError when the rows do not divide the channels.
+    Coefficients: (k,) for the layer, or (rows, k) for equal blocks of channels; 0-dim ones are constants. Called, it is
+    differentiable once in x and the coefficients, and raises ValueError where the rows do not divide the channels.
     """
-    if not torch.is_grad_enabled():
+
+    def __init__(self, formula: Formula, *coefficients: Tensor) -> None:
+        self.formula, self.coefficients = formula, coefficients
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            y: Tensor = _Differentiable.apply(self.formula, x, *self.coefficients)
+            return y
         # Nothing to save. Dynamo (2.13), tracing an autograd function without gradients, hands `forward` its arguments one
         # place off: the model then ran in pieces, which train.py's fullgraph=True would now refuse.
-        return evaluate(formula, x, *coefficients)
-    y: Tensor = _Pointwise.apply(formula, x, *coefficients)
-    return y
+        return _evaluate(self.formula, x, *_prepare(self.formula, x, self.coefficients))
+
+    def frozen(self) -> Callable[[Tensor], Tensor]:
+        """The same at the coefficients' present values, without gradients; what is prepared of them is kept between calls."""
+        coefficients = [c.detach().clone() for c in self.coefficients]
+        kept: dict[torch.dtype, tuple[int, paths.Columns]] = {}
+
+        @torch.no_grad()
+        def function(x: Tensor) -> Tensor:
+            if working_dtype(x) not in kept:
+                kept[working_dtype(x)] = _prepare(self.formula, x, coefficients)
+            return _evaluate(self.formula, x, *kept[working_dtype(x)])
+
+        return function
 
 
-def evaluate(formula: Formula, x: Tensor, *coefficients: Tensor) -> Tensor:
-    """F(x) without a gradient."""
+def _prepare(formula: Formula, x: Tensor, coefficients: Sequence[Tensor]) -> tuple[int, paths.Columns]:
+    """Rows of coefficients, and what the formula makes of them."""
     table = _table(x, coefficients)
-    return paths.value(formula, _blocks(x, len(table[0])), _columns(formula.prepare(*table))).view(x.shape)
+    return len(table[0]), _columns(formula.prepare(*table))
 
 
-class _Pointwise(torch.autograd.Function):
+def _evaluate(formula: Formula, x: Tensor, rows: int, columns: paths.Columns) -> Tensor:
+    return paths.value(formula, _blocks(x, rows), columns).view(x.shape)
+
+
+class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(formula: Formula, x: Tensor, *coefficients: Tensor) -> Tensor:
-        return evaluate(formula, x, *coefficients)
+        return _evaluate(formula, x, *_prepare(formula, x, coefficients))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -6,15 +6,12 @@ import torch
 from torch import Tensor
 
 from activations.kernels.formula import Formula, Total
-from activations.kernels.pointwise import pointwise
+from activations.kernels.pointwise import Pointwise
 
 
-def polynomial(x: Tensor, c: Tensor) -> Tensor:
-    """sum_j c_j x^j, differentiable in x and c; saturates to +-inf, never NaN for finite x.
-
-    x: (..., channels); c: (k,) or (rows, k), degree k - 1. Returns x's shape and dtype.
-    """
-    return pointwise(_FORMULA, x, c)
+def polynomial(c: Tensor) -> Pointwise:
+    """x -> sum_j c_j x^j, differentiable in x and c; saturates to +-inf, never NaN for finite x. c: (k,) or (rows, k)."""
+    return Pointwise(_FORMULA, c)
 
 
 def reference(x: Tensor, c: Tensor) -> Tensor:

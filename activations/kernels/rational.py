@@ -6,17 +6,16 @@ import torch
 from torch import Tensor
 
 from activations.kernels.formula import Formula, Total
-from activations.kernels.pointwise import pointwise
+from activations.kernels.pointwise import Pointwise
 from activations.kernels.polynomial import horner, power_sums, with_slopes
 
 
-def rational(x: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    """sum_{j>=0} p_j x^j / (1 + |sum_{j>=1} q_j x^j|), differentiable in x, p and q.
+def rational(p: Tensor, q: Tensor) -> Pointwise:
+    """x -> sum_{j>=0} p_j x^j / (1 + |sum_{j>=1} q_j x^j|), differentiable in x, p and q.
 
-    x: (..., channels), clamped to where no power overflows; p: (m + 1,) or (rows, m + 1); q: (n,) or (rows, n), q_1 first.
-    Returns x's shape and dtype.
+    x is clamped to where no power overflows; p: (m + 1,) or (rows, m + 1); q: (n,) or (rows, n), q_1 first.
     """
-    return pointwise(_FORMULA, x, p, q)
+    return Pointwise(_FORMULA, p, q)
 
 
 def reference(x: Tensor, p: Tensor, q: Tensor) -> Tensor:

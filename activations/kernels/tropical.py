@@ -11,24 +11,23 @@ import torch
 from torch import Tensor
 
 from activations.kernels.formula import Formula, Total
-from activations.kernels.pointwise import pointwise
+from activations.kernels.pointwise import Pointwise
 
 
-def tropical(x: Tensor, scale: Tensor, intercepts: Tensor) -> Tensor:
-    """scale * max_k(k x + b_k), differentiable in x, scale and intercepts.
+def tropical(scale: Tensor, intercepts: Tensor) -> Pointwise:
+    """x -> scale * max_k(k x + b_k), differentiable in x, scale and intercepts.
 
-    x: (..., channels); scale: (1,) or (rows, 1); intercepts: (n + 1,) or (rows, n + 1). Returns x's shape and dtype.
+    scale: (1,) or (rows, 1); intercepts: (n + 1,) or (rows, n + 1).
     """
-    return pointwise(_TROPICAL, x, scale, intercepts)
+    return Pointwise(_TROPICAL, scale, intercepts)
 
 
-def tropical_rational(x: Tensor, slopes: Tensor, intercepts: Tensor, slopes_den: Tensor, intercepts_den: Tensor) -> Tensor:
-    """max_k(m_k x + b_k) - max_k(m'_k x + b'_k), differentiable in x and all four.
+def tropical_rational(slopes: Tensor, intercepts: Tensor, slopes_den: Tensor, intercepts_den: Tensor) -> Pointwise:
+    """x -> max_k(m_k x + b_k) - max_k(m'_k x + b'_k), differentiable in x and all four.
 
-    x: (..., channels), clamped to +-LARGEST_INPUT; each coefficient tensor: (n + 1,) or (rows, n + 1). Returns x's shape
-    and dtype.
+    x is clamped to +-LARGEST_INPUT; each coefficient tensor: (n + 1,) or (rows, n + 1).
     """
-    return pointwise(_RATIONAL, x, slopes, intercepts, slopes_den, intercepts_den)
+    return Pointwise(_RATIONAL, slopes, intercepts, slopes_den, intercepts_den)
 
 
 def reference(x: Tensor, scale: Tensor, intercepts: Tensor) -> Tensor:

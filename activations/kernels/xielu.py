@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from activations.kernels.formula import Formula, Total
-from activations.kernels.pointwise import pointwise
+from activations.kernels.pointwise import Pointwise
 
 
-def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor) -> Tensor:
-    """std G(x/std), G(z) = alpha_p z^2 + beta z for z > 0, alpha_n (expm1(z) - z) + beta z otherwise; std 0-dim, constant.
+def xielu(alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor) -> Pointwise:
+    """x -> std G(x/std), G(z) = alpha_p z^2 + beta z for z > 0, alpha_n (expm1(z) - z) + beta z otherwise; std 0-dim, constant.
 
     Effective slopes: the paper's positivity, alpha_p = softplus(a_p) and alpha_n = beta + softplus(a_n), is the caller's.
-    x: (..., channels); alpha_p, alpha_n, beta: (1,) or (rows, 1). Returns x's shape and dtype.
+    alpha_p, alpha_n, beta: (1,) or (rows, 1).
     """
-    return pointwise(_FORMULA, x, alpha_p, alpha_n, beta, std)
+    return Pointwise(_FORMULA, alpha_p, alpha_n, beta, std)
 
 
 def reference(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor) -> Tensor:

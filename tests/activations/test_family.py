@@ -123,6 +123,17 @@ def test_gradients_of_inputs_and_all_parameters(one: str) -> None:
 
 
 @pytest.mark.parametrize("one", EXTREMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_frozen_is_the_same_function(one: str, dtype: torch.dtype) -> None:
+    module = activations.build(one, CHANNELS)
+    frozen = module.frozen()
+    for x in (inputs(3, CHANNELS).to(dtype), inputs(2, 0, CHANNELS).to(dtype), inputs(CHANNELS).to(dtype)):
+        with torch.no_grad():
+            assert torch.equal(frozen(x), module(x))
+            assert torch.equal(frozen(x), module(x)), "a second time, from what was kept"
+
+
+@pytest.mark.parametrize("one", EXTREMES)
 def test_agrees_with_its_own_reference(one: str) -> None:
     module = activations.build(one, CHANNELS, input_std=0.8)
     x = torch.linspace(-8, 8, 64 * CHANNELS, dtype=torch.float32).reshape(64, CHANNELS)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from activations.kernels import fourier, hermite, polynomial, rational, tropical, xielu
+from activations.kernels.pointwise import Pointwise
 
 STD = torch.tensor(0.7)
 
@@ -17,9 +18,12 @@ STD = torch.tensor(0.7)
 class Case:
     """A kernel, its reference, and the number of coefficients in each of its tensors."""
 
-    kernel: Callable[..., Tensor]
+    function: Callable[..., Pointwise]
     reference: Callable[..., Tensor]
     counts: tuple[int, ...]
+
+    def kernel(self, x: Tensor, *coefficients: Tensor) -> Tensor:
+        return self.function(*coefficients)(x)
 
     def coefficients(self, rows: int | None = None, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Tensor]:
         generator = torch.Generator().manual_seed(seed)
@@ -27,11 +31,11 @@ class Case:
         return [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes]
 
 
-def with_std(module: object) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+def with_std(module: object) -> tuple[Callable[..., Pointwise], Callable[..., Tensor]]:
     """std comes last: bind it behind the coefficients."""
     name = module.__name__.rsplit(".", 1)[1]  # type: ignore[attr-defined]
     kernel, reference = getattr(module, name), module.reference  # type: ignore[attr-defined]
-    return partial(lambda f, x, *c: f(x, *c, STD), kernel), partial(lambda f, x, *c: f(x, *c, STD.double()), reference)
+    return partial(lambda f, *c: f(*c, STD), kernel), partial(lambda f, x, *c: f(x, *c, STD.double()), reference)
 
 
 CASES = {

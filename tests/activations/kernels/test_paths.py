@@ -59,7 +59,7 @@ def test_the_path_is_announced_once(caplog):
     paths._announce.cache_clear()
     with caplog.at_level(logging.DEBUG, logger=paths.log.name):
         for _ in range(3):
-            fourier(torch.zeros(2, 4), torch.zeros(2), torch.zeros(1), torch.zeros(1))
+            fourier(torch.zeros(2), torch.zeros(1), torch.zeros(1))(torch.zeros(2, 4))
     assert [record.getMessage() for record in caplog.records] == ["activations of torch.float32 run eagerly on the CPU: blocks"]
 
 
@@ -67,12 +67,16 @@ def test_the_path_is_announced_once(caplog):
 @pytest.mark.parametrize("name", ["hermite", "fourier", "tropical"])
 def test_compiled(name, dtype):
     torch._dynamo.reset()
-    kernel, coefficients = {
-        "hermite": (lambda x, a: hermite_kernel(x, a, torch.tensor(0.8)), [torch.randn(4)]),
+    function, coefficients = {
+        "hermite": (lambda a: hermite_kernel(a, torch.tensor(0.8)), [torch.randn(4)]),
         "fourier": (fourier, [torch.randn(4), torch.randn(3), torch.randn(3)]),
         "tropical": (tropical, [torch.randn(CHANNELS, 1), torch.randn(CHANNELS, 4)]),
     }[name]
     coefficients = [c.requires_grad_() for c in coefficients]
+
+    def kernel(x, *coefficients):
+        return function(*coefficients)(x)
+
     x, dy = torch.randn(31, CHANNELS).to(dtype).requires_grad_(), torch.randn(31, CHANNELS).to(dtype)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t), t)[1], lambda t: t):

@@ -27,14 +27,14 @@ def test_thresholds_count_up_to_the_largest_line(pairs, x):
 def test_at_a_tie_the_piece_of_lowest_slope_gets_the_gradient():
     x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     scale, intercepts = torch.ones(1, dtype=torch.float64), torch.zeros(3, dtype=torch.float64, requires_grad=True)
-    dx, db = torch.autograd.grad(tropical(x, scale, intercepts).sum(), [x, intercepts])
+    dx, db = torch.autograd.grad(tropical(scale, intercepts)(x).sum(), [x, intercepts])
     assert dx.item() == 0
     assert db.tolist() == [1, 0, 0]
 
 
 def test_a_piece_that_is_never_the_largest_gets_none():
     intercepts = torch.tensor([0.0, -5.0, 0.0], requires_grad=True)
-    (db,) = torch.autograd.grad(tropical(torch.linspace(-3, 3, 1001), torch.ones(1), intercepts).sum(), intercepts)
+    (db,) = torch.autograd.grad(tropical(torch.ones(1), intercepts)(torch.linspace(-3, 3, 1001)).sum(), intercepts)
     assert db[1] == 0
     assert db[0] > 0
     assert db[2] > 0
@@ -42,15 +42,15 @@ def test_a_piece_that_is_never_the_largest_gets_none():
 
 def test_one_piece_is_a_shifted_relu():
     x = torch.randn(100)
-    torch.testing.assert_close(tropical(x, torch.tensor([1.5]), torch.tensor([0.0, 0.0])), 1.5 * x.relu())
+    torch.testing.assert_close(tropical(torch.tensor([1.5]), torch.tensor([0.0, 0.0]))(x), 1.5 * x.relu())
 
 
 def test_rational_slopes_may_come_in_any_order():
     x = torch.randn(64, dtype=torch.float64, requires_grad=True)
     coefficients = [torch.randn(5, dtype=torch.float64, requires_grad=True) for _ in range(4)]
     order = torch.tensor([3, 0, 4, 1, 2])
-    plain = torch.autograd.grad(tropical_rational(x, *coefficients).sum(), [x, *coefficients])
-    shuffled = torch.autograd.grad(tropical_rational(x, *[c[order] for c in coefficients]).sum(), [x, *coefficients])
+    plain = torch.autograd.grad(tropical_rational(*coefficients)(x).sum(), [x, *coefficients])
+    shuffled = torch.autograd.grad(tropical_rational(*[c[order] for c in coefficients])(x).sum(), [x, *coefficients])
     for own, other in zip(plain, shuffled, strict=True):
         torch.testing.assert_close(own, other)
 
@@ -60,4 +60,4 @@ def test_rational_is_never_nan():
     x = torch.tensor([huge, -huge, 1e30, -1e30, 0.0])
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
-        assert not tropical_rational(x, *[torch.randn(4, generator=generator) for _ in range(4)]).isnan().any()
+        assert not tropical_rational(*[torch.randn(4, generator=generator) for _ in range(4)])(x).isnan().any()
