@@ -1,6 +1,8 @@
-"""Tokens a second of generation: ours with the cache, with compiled decoding, without a cache, and `transformers`' generate.
+"""Tokens a second of generation: ours with the cache, with compiled decoding, without a cache, `transformers`' generate, and
+ours with the cache and learnable activations.
 
-    python -m bench.generate [--device D] [--dtypes T ...] [--new_tokens N] [--json PATH] [--against OLD.json]
+    python -m bench.generate [--device D] [--activations SPEC ...] [--dtypes T ...] [--new_tokens N]
+        [--json PATH] [--against OLD.json]
 
 One sequence, random weights, the same ones for all, greedy. A token's cost is sampled at several context lengths and
 integrated over `new_tokens`; reading the prompt is not counted. The contenders take turns token by token (ours inside the
@@ -23,12 +25,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import activations
+from activations import registry
 from bench import harness
 from bench.harness import Row
 from config.schema import GPTConfig
 from model import GPT, Matvec
 from runtime.hardware import pick_device, pick_dtype, why_not_compile
 
+LEARNABLE = ["hermite:degree=3", "fourier:degree=5", "tropical:degree=6", "tpgu:degree=5"]
 CONTEXTS = 5  # lengths at which a token's cost is sampled, from 1 to new_tokens
 RECOMPUTED_TOKENS = 2  # at each of them: without a cache a token takes seconds
 
@@ -37,6 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print the table and write the JSON."""
     parser = argparse.ArgumentParser(description="Tokens a second of generation.")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--activations", nargs="*", default=LEARNABLE, metavar="SPEC", help="compared with gelu")
     parser.add_argument(
         "--dtypes",
         nargs="+",
@@ -57,9 +63,10 @@ def main(argv: list[str] | None = None) -> int:
     config = GPTConfig(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, vocab_size=50257)
     device = pick_device(options.device)
     named = [pick_dtype(name, device) for name in options.dtypes or ("float32", "auto")]
+    specs = [registry.check(spec) for spec in options.activations]
     rows = []
     for dtype in dict.fromkeys(named):
-        rows += measure(config, device, dtype, options.new_tokens, options.tokens)
+        rows += measure(config, specs, device, dtype, options.new_tokens, options.tokens)
     show(rows)
     if options.json:
         harness.save(options.json, rows, device)
@@ -68,14 +75,17 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def measure(config: GPTConfig, device: torch.device, dtype: torch.dtype, new_tokens: int, tokens: int) -> list[Row]:
-    """A row for each contender."""
+def measure(
+    config: GPTConfig, specs: list[str], device: torch.device, dtype: torch.dtype, new_tokens: int, tokens: int
+) -> list[Row]:
+    """A row for each contender; those with a learnable activation are named after it."""
     torch._dynamo.reset()  # one code object may have eight graphs only
     gpt = GPT(config).eval().to(device, dtype)
     contenders = {"cached": gpt}
     if device.type == "cpu" and not why_not_compile(device):
         contenders["compiled"] = copy.deepcopy(gpt)
         contenders["compiled"].compile_decoding()
+    contenders |= {spec: with_activation(gpt, spec) for spec in specs}
     theirs = transformers_model(gpt, dtype)
     contexts = [1 + round(i * (new_tokens - 1) / (CONTEXTS - 1)) for i in range(CONTEXTS)]
     milliseconds: dict[str, list[float]] = {}
@@ -96,6 +106,7 @@ def measure(config: GPTConfig, device: torch.device, dtype: torch.dtype, new_tok
             "contender": name,
             "tokens_per_second": 1e3 / mean[name],
             "against_recomputed": mean["recomputed"] / mean[name],
+            "against_gelu": mean["cached"] / mean[name] if name in specs else None,
             "against_transformers": mean["transformers"] / mean[name] if "transformers" in mean else None,
             "share_of_ceiling": read / bandwidth / (1e-3 * mean[name]),
             "ceiling_tokens_per_second": bandwidth / read,
@@ -163,6 +174,13 @@ class Clock:
         """Part of a streamer; nothing is left to do."""
 
 
+def with_activation(gpt: GPT, spec: str) -> GPT:
+    """The same model, sharing its weights, with another activation in place of GELU."""
+    other = copy.deepcopy(gpt, memo={id(parameter): parameter for parameter in gpt.parameters()})
+    activations.swap(other, torch.nn.GELU, spec)
+    return other
+
+
 def transformers_model(gpt: GPT, dtype: torch.dtype) -> Any:
     """The same weights in `transformers`, or None where it is not installed."""
     if not find_spec("transformers"):
@@ -193,14 +211,14 @@ def prompt(config: GPTConfig, length: int, device: torch.device) -> Tensor:
 
 def show(rows: list[Row]) -> None:
     """The table."""
-    heads = f"{'dtype':9} {'contender':13} {'tokens/s':>8} {'/recomputed':>11} {'/transformers':>13} {'of ceiling':>10}"
-    print(f"{heads}   ms a token at")
+    heads = f"{'dtype':9} {'contender':18} {'tokens/s':>8} {'/gelu':>6} {'/recomputed':>11} {'/transformers':>13}"
+    print(f"{heads} {'of ceiling':>10}   ms a token at")
     for row in rows:
-        theirs = row["against_transformers"]
+        gelu, theirs = ("-" if row[key] is None else f"{row[key]:.2f}" for key in ("against_gelu", "against_transformers"))
         at = " ".join(f"{c}:{ms:.1f}" for c, ms in zip(row["contexts"], row["milliseconds_at_contexts"], strict=True))
         print(
-            f"{row['dtype']:9} {row['contender']:13} {row['tokens_per_second']:8.1f} {row['against_recomputed']:11.2f} "
-            f"{'-' if theirs is None else f'{theirs:.2f}':>13} {row['share_of_ceiling']:10.2f}   {at}"
+            f"{row['dtype']:9} {row['contender'].partition(',')[0]:18} {row['tokens_per_second']:8.1f} {gelu:>6} "
+            f"{row['against_recomputed']:11.2f} {theirs:>13} {row['share_of_ceiling']:10.2f}   {at}"
         )
     for dtype, row in {row["dtype"]: row for row in rows}.items():
         speed, most, past = (

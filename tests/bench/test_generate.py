@@ -35,12 +35,16 @@ def test_rows_name_every_contender_and_its_ratios(
         "2",
         "--dtypes",
         "float32",
+        "--activations",
+        "tpgu:degree=5",
         "--device",
         "cpu",
     ]
     assert generate.main([*arguments, "--json", str(path)]) == 0
     rows = {row["contender"]: row for row in json.loads(path.read_text())["rows"]}
-    assert list(rows) == ["cached", "recomputed", "transformers"]
+    tpgu = "tpgu:degree=5,per=channel,init=unit,learnable=true"
+    assert list(rows) == ["cached", tpgu, "recomputed", "transformers"]
+    assert rows[tpgu]["against_gelu"] == pytest.approx(rows[tpgu]["tokens_per_second"] / rows["cached"]["tokens_per_second"])
     assert rows["cached"]["contexts"] == [1, 5, 9, 13, 17]
     assert rows["recomputed"]["against_recomputed"] == rows["transformers"]["against_transformers"] == 1
     cached = rows["cached"]["tokens_per_second"]
@@ -56,6 +60,13 @@ def test_every_contender_takes_as_many_tokens() -> None:
     seconds = generate.time_tokens(gpt, {"cached": gpt}, theirs, 7, 3)
     assert {name: len(samples) for name, samples in seconds.items()} == {"cached": 3, "recomputed": 2, "transformers": 3}
     assert min(min(samples) for samples in seconds.values()) > 0
+
+
+def test_another_activation_shares_the_weights() -> None:
+    gpt = GPT(CONFIG).eval()
+    other = generate.with_activation(gpt, "hermite:degree=3")
+    assert other.transformer.wte.weight is gpt.transformer.wte.weight
+    assert not torch.equal(other(torch.tensor([[1, 2]])), gpt(torch.tensor([[1, 2]])))
 
 
 def test_transformers_has_the_same_weights() -> None:
