@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     bandwidth = harness.copy_bandwidth(device)
     print(f"copying: {bandwidth / 1e9:.1f} GB/s read and written; freed memory is {'kept' if retained else 'returned'}")
     if options.scaling:
-        rows = scaling(device, options.rounds, options.seconds)
+        rows = scaling(device, options.rounds, bandwidth, options.seconds)
     else:
         shapes = [tuple(shape) for shape in options.shape] if options.shape else SHAPES.get(device.type, SHAPES["cpu"])
         rows = []
@@ -234,15 +234,15 @@ def _module(spec: str, x: Tensor) -> torch.nn.Module:
     return Gelu(GELU[spec]) if spec in GELU else activations.build(spec, x.shape[-1]).to(x.device)
 
 
-def scaling(device: torch.device, rounds: int, seconds: float) -> list[Row]:
+def scaling(device: torch.device, rounds: int, bandwidth: float, seconds: float) -> list[Row]:
     """Rows of one family after the other: more elements at the default degree, then more degrees at 1.6 million elements."""
     rows = []
     for elements in (10**4, 10**5, 10**6, 10**7, 10**8):
-        rows += measure(SPECS[:3], (elements // 1000, 1000), torch.float32, device, rounds, 1.0, seconds)
+        rows += measure(SPECS[:3], (elements // 1000, 1000), torch.float32, device, rounds, bandwidth, seconds)
     for degree in DEGREES:
         specs = specs_of(degree)
         shape = tuple(map(int, DEGREE_SHAPE.split("x")))
-        rows += measure(specs, shape, torch.float32, device, rounds, 1.0, seconds)
+        rows += measure(specs, shape, torch.float32, device, rounds, bandwidth, seconds)
     return rows
 
 
@@ -294,17 +294,20 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def draw_scaling(rows: list[Row], path: Path) -> None:
-    """Milliseconds against elements (both logarithmic) and against degree, a line a family and mode; GELU in grey."""
+    """Milliseconds against elements and against degree, a line a family and mode; GELU, in grey, has no degree."""
     from matplotlib.figure import Figure
 
     lines: dict[tuple[int, str, str], list[tuple[float, float]]] = {}
     for row in rows:
         name, _, options = row["activation"].partition(":")
-        degree = options.partition("degree=")[2].partition(",")[0]
-        panel = int(row["shape"] == DEGREE_SHAPE)
-        if not panel or degree:
-            size = float(degree) if panel else float(math.prod(map(int, row["shape"].split("x"))))
-            lines.setdefault((panel, row["activation"] if name == "gelu" else name, row["mode"]), []).append((size, row["ms"]))
+        name = row["activation"] if name == "gelu" else name
+        if row["shape"] != DEGREE_SHAPE:
+            lines.setdefault((0, name, row["mode"]), []).append((math.prod(map(int, row["shape"].split("x"))), row["ms"]))
+        elif name in PEERS:
+            degree = options.partition("degree=")[2].partition(",")[0]
+            lines.setdefault((1, name, row["mode"]), []).append((float(degree), row["ms"]))
+        else:  # measured beside every degree
+            lines.setdefault((1, name, row["mode"]), []).extend((degree, row["ms"]) for degree in (DEGREES[0], DEGREES[-1]))
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     panels = figure.subplots(1, 2)
     colors = {
@@ -316,11 +319,15 @@ def draw_scaling(rows: list[Row], path: Path) -> None:
     }
     for (panel, name, mode), points in lines.items():
         style = {"color": colors.get(name, "#CC79A7"), "linestyle": "-" if mode == "compiled" else "--", "marker": "."}
-        panels[panel].plot(*zip(*sorted(points), strict=True), label=f"{name}, {mode}", **style)
+        sizes = sorted({size for size, _ in points})
+        medians = [statistics.median(ms for at, ms in points if at == size) for size in sizes]
+        panels[panel].plot(sizes, medians, label=f"{name}, {mode}", **style)
     panels[0].set(
         xscale="log", yscale="log", xlabel="elements", ylabel="forward + backward, ms", title="default degree, float32"
     )
     panels[1].set(yscale="log", xlabel="degree", title=f"{DEGREE_SHAPE}, float32")
+    panels[1].set_xscale("log", base=2)
+    panels[1].set_xticks(DEGREES, map(str, DEGREES))
     panels[0].legend(fontsize=6)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
