@@ -9,7 +9,7 @@ Shapes in the comments: B batch, T time (tokens), C n_embd, H heads, D = C/H, S 
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,6 @@ _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "m
 _HF_ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu:exact=true", "relu": "relu", "silu": "silu"}
 
 Matvec = Callable[[Tensor, Tensor], Tensor]  # (out, in), (in,) -> (out,)
-Function = Callable[[Tensor], Tensor]
 
 
 class LayerNorm(nn.Module):
@@ -60,14 +59,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, matvec: Matvec | None
 
 
 class KVCache:
-    """What stays from token to token, per layer: keys and values of the `length` tokens so far, and the activations `acts`,
-    whose coefficients need no preparing for every token. Memory: 2 * n_layer * B * block_size * C."""
+    """Keys and values of the `length` tokens so far, 2 * n_layer * B * block_size * C numbers, and the prepared activations."""
 
-    def __init__(
-        self, config: GPTConfig, batch_size: int, device: torch.device, dtype: torch.dtype, acts: Sequence[Function]
-    ) -> None:
-        self.acts = acts
-        shape = (config.n_layer, batch_size, config.n_head, config.block_size, config.n_embd // config.n_head)
+    def __init__(self, gpt: "GPT", batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
+        c = gpt.config
+        shape = (c.n_layer, batch_size, c.n_head, c.block_size, c.n_embd // c.n_head)
+        self.acts = [module.act.frozen() for module in gpt.modules() if isinstance(module, MLP)]
         self.k = torch.empty(shape, device=device, dtype=dtype)  # (L, B, H, block_size, D)
         self.v = torch.empty(shape, device=device, dtype=dtype)
         self.length = 0
@@ -298,8 +295,7 @@ class GPT(nn.Module):
         """A cache for the sequences `tokens` (B, T), in autocast's type where it is on, else in that of the weights."""
         weight, kind = self.transformer.wte.weight, tokens.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-        acts = [module.act.frozen() for module in self.modules() if isinstance(module, MLP)]
-        return KVCache(self.config, tokens.size(0), tokens.device, dtype, acts)
+        return KVCache(self, tokens.size(0), tokens.device, dtype)
 
     def num_parameters(self) -> int:
         """Trainable scalars, the padding of the token table left out."""

@@ -1,7 +1,6 @@
 """Forward plus backward of every activation, all coefficient gradients included, against GELU, torchortho and the memory.
 
     python -m bench.activations [--device D] [--activations SPEC ...] [--json PATH] [--against OLD.json] [--chart PATH.png]
-    python -m bench.activations --scaling        time against elements and against degree
 
 eager: outside torch.compile, against F.gelu(approximate="tanh"), eager. compiled: in one graph of its own, against the faster
 of GELU's two forms, compiled. floor: what moving the bytes takes at this machine's measured copying speed: the forward reads
@@ -29,8 +28,6 @@ SPECS = ["hermite:degree=3", "fourier:degree=5", "tropical:degree=6", "tpgu:degr
 MORE_SPECS = ["hermite:degree=8", "tropical_rational:degree=6", "rational", "xielu"]
 SHAPES = {"cpu": [(4, 256, 1536), (8, 1024, 3072)], "cuda": [(8, 1024, 3072), (16, 1024, 3072)]}
 GELU = {"gelu": "tanh", "gelu:exact=true": "none"}  # F.gelu's approximate=
-DEGREES = (1, 2, 3, 4, 6, 8, 12, 16)
-DEGREE_SHAPE = "1024x1536"  # at which --scaling varies the degree
 KEYS = ("activation", "mode", "dtype", "shape")
 
 
@@ -44,7 +41,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=15, help="turns that each contender gets")
     parser.add_argument("--seconds", type=float, default=30, help="a table: start no further turn after this many")
     parser.add_argument("--threads", type=int, help="CPU threads; fewer than the cores where other programs run")
-    parser.add_argument("--scaling", action="store_true", help="elements 1e4 to 1e8, degrees 1 to 16")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--against", type=Path, metavar="OLD.json", help="show what changed since that file")
     parser.add_argument("--chart", type=Path, metavar="PATH.png")
@@ -55,27 +51,22 @@ def main(argv: list[str] | None = None) -> int:
     specs = [registry.check(spec) for spec in options.activations or SPECS + MORE_SPECS * (device.type != "cpu")]
     bandwidth = harness.copy_bandwidth(device)
     print(f"copying: {bandwidth / 1e9:.1f} GB/s read and written; freed memory is {'kept' if retained else 'returned'}")
-    if options.scaling:
-        rows = scaling(device, options.rounds, bandwidth, options.seconds)
-    else:
-        shapes = [tuple(shape) for shape in options.shape] if options.shape else SHAPES.get(device.type, SHAPES["cpu"])
-        rows = []
-        for shape in shapes:
-            for dtype in options.dtypes:
-                rows += measure(specs, shape, getattr(torch, dtype), device, options.rounds, bandwidth, options.seconds)
-        if device.type == "cpu" and find_spec("torchortho"):
-            for dtype in options.dtypes:  # the smallest shape: 18 s a pass at 8 x 1024 x 3072
-                smallest = min(shapes, key=math.prod)
-                rows += measure_peers(
-                    specs, smallest, getattr(torch, dtype), device, options.rounds, bandwidth, options.seconds
-                )
+    shapes = [tuple(shape) for shape in options.shape] if options.shape else SHAPES.get(device.type, SHAPES["cpu"])
+    rows = []
+    for shape in shapes:
+        for dtype in options.dtypes:
+            rows += measure(specs, shape, getattr(torch, dtype), device, options.rounds, bandwidth, options.seconds)
+    if device.type == "cpu" and find_spec("torchortho"):
+        smallest = min(shapes, key=math.prod)  # 18 s a pass at 8 x 1024 x 3072
+        for dtype in options.dtypes:
+            rows += measure_peers(specs, smallest, getattr(torch, dtype), device, options.rounds, bandwidth, options.seconds)
     show(rows)
     if options.json:
         harness.save(options.json, rows, device, copy_bytes_per_second=bandwidth, memory_retained=retained)
     if options.against:
         print("\n".join(harness.compare(options.against, rows, KEYS, "ms")) or f"{options.against} holds none of these rows")
     if options.chart:
-        (draw_scaling if options.scaling else draw)(rows, options.chart)
+        draw(rows, options.chart)
     return 0
 
 
@@ -234,25 +225,6 @@ def _module(spec: str, x: Tensor) -> torch.nn.Module:
     return Gelu(GELU[spec]) if spec in GELU else activations.build(spec, x.shape[-1]).to(x.device)
 
 
-def scaling(device: torch.device, rounds: int, bandwidth: float, seconds: float) -> list[Row]:
-    """Rows of one family after the other: more elements at the default degree, then more degrees at 1.6 million elements."""
-    rows = []
-    for elements in (10**4, 10**5, 10**6, 10**7, 10**8):
-        rows += measure(SPECS[:3], (elements // 1000, 1000), torch.float32, device, rounds, bandwidth, seconds)
-    for degree in DEGREES:
-        specs = specs_of(degree)
-        shape = tuple(map(int, DEGREE_SHAPE.split("x")))
-        rows += measure(specs, shape, torch.float32, device, rounds, bandwidth, seconds)
-    return rows
-
-
-def specs_of(degree: int) -> list[str]:
-    """The families that --scaling draws, where they have this degree."""
-    return [
-        registry.check(f"{name}:degree={degree}") for name in PEERS if degree in registry.family(name).options["degree"].allowed
-    ]
-
-
 def show(rows: list[Row]) -> None:
     """A table for every shape and dtype."""
     for group in dict.fromkeys((row["shape"], row["dtype"]) for row in rows):
@@ -289,46 +261,6 @@ def draw(rows: list[Row], path: Path) -> None:
         axes.invert_yaxis()
         axes.margins(x=0.15)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-
-
-def draw_scaling(rows: list[Row], path: Path) -> None:
-    """Milliseconds against elements and against degree, a line a family and mode; GELU, in grey, has no degree."""
-    from matplotlib.figure import Figure
-
-    lines: dict[tuple[int, str, str], list[tuple[float, float]]] = {}
-    for row in rows:
-        name, _, options = row["activation"].partition(":")
-        name = row["activation"] if name == "gelu" else name
-        if row["shape"] != DEGREE_SHAPE:
-            lines.setdefault((0, name, row["mode"]), []).append((math.prod(map(int, row["shape"].split("x"))), row["ms"]))
-        elif name in PEERS:
-            degree = options.partition("degree=")[2].partition(",")[0]
-            lines.setdefault((1, name, row["mode"]), []).append((float(degree), row["ms"]))
-        else:  # measured beside every degree
-            lines.setdefault((1, name, row["mode"]), []).extend((degree, row["ms"]) for degree in (DEGREES[0], DEGREES[-1]))
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2)
-    colors = {
-        "hermite": "#0072B2",
-        "fourier": "#E69F00",
-        "tropical": "#009E73",
-        "gelu": "#777777",
-        "gelu:exact=true": "#BBBBBB",
-    }
-    for (panel, name, mode), points in lines.items():
-        style = {"color": colors.get(name, "#CC79A7"), "linestyle": "-" if mode == "compiled" else "--", "marker": "."}
-        sizes = sorted({size for size, _ in points})
-        medians = [statistics.median(ms for at, ms in points if at == size) for size in sizes]
-        panels[panel].plot(sizes, medians, label=f"{name}, {mode}", **style)
-    panels[0].set(
-        xscale="log", yscale="log", xlabel="elements", ylabel="forward + backward, ms", title="default degree, float32"
-    )
-    panels[1].set(yscale="log", xlabel="degree", title=f"{DEGREE_SHAPE}, float32")
-    panels[1].set_xscale("log", base=2)
-    panels[1].set_xticks(DEGREES, map(str, DEGREES))
-    panels[0].legend(fontsize=6)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 

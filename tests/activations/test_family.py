@@ -235,7 +235,7 @@ def _through_safetensors(module: nn.Module, path: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
-@pytest.mark.parametrize("one", NAMES)
+@pytest.mark.parametrize("one", [*NAMES, "hermite:degree=8"])  # that is a kernel of its own
 def test_compiles_to_one_graph(one: str) -> None:
     module = activations.build(one, CHANNELS)
     torch._dynamo.reset()

@@ -100,16 +100,6 @@ def test_frozen_coefficients_get_no_gradient(case):
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-def test_compiles_in_one_graph_to_the_same_values(case):
-    """Traced and functionalised, not turned into C++: test_paths does that for a few, the suite of the families for all."""
-    torch._dynamo.reset()
-    coefficients = case.coefficients(3, torch.float32)
-    x, dy = torch.randn(11, CHANNELS, requires_grad=True), torch.randn(11, CHANNELS)
-    compiled = torch.compile(case.kernel, fullgraph=True, backend="aot_eager")
-    for own, other in zip(run(compiled, x, coefficients, dy), run(case.kernel, x, coefficients, dy), strict=True):
-        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5 * float(other.detach().abs().max() + 1))
-
-
 def test_rows_that_do_not_divide_the_channels_are_refused(case):
     with pytest.raises(ValueError, match="5 rows of coefficients cannot serve 12 channels; give a number of rows that divides"):
         case.kernel(torch.randn(2, CHANNELS), *case.coefficients(5))
