@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_TICKS = (-50, -20, -10, -5, 0, 5, 10, 20, 50, 100, 200, 500)
 _AXIS = "change of validation perplexity, percent (negative is better)"
 
 
@@ -83,6 +84,11 @@ def degrees(summary: Summary) -> bytes | None:
             spread = [[m - a for m, a in zip(mean, low, strict=True)], [b - m for m, b in zip(mean, high, strict=True)]]
             axes.errorbar(x, mean, spread, label=label, marker="o", markersize=4, capsize=3, linewidth=1.3, **colours[label])
         axes.set_xticks(sorted({degree for points in lines.values() for degree, _ in points}))
+        # Linear up to 10 %, logarithmic beyond: degree 1 of a polynomial is a linear network, whose +50 % flattened the rest.
+        axes.set_yscale("symlog", linthresh=10, linscale=2)
+        ticks = [tick for tick in _TICKS if axes.get_ylim()[0] <= tick <= axes.get_ylim()[1]]
+        axes.set_yticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
+        axes.minorticks_off()
         axes.set(xlabel="degree", ylabel=f"change of perplexity against {short(summary.baseline)},\npercent")
         figure.legend(loc="outside lower center", ncols=2, fontsize=8)
 
