@@ -69,13 +69,15 @@ def save(path: Path, rows: Sequence[Row], device: torch.device, **facts: object)
 
 
 def commit() -> str:
-    """The checked-out commit, with `+` where files differ from it; empty without git."""
+    """The checked-out commit, with `+` where code differs from it; empty without git."""
     root = Path(__file__).parents[1]
+    code = ["--", ".", ":!bench/results", ":!results"]  # what benchmarks write themselves
     try:
-        described = subprocess.run(["git", "describe", "--always", "--dirty=+"], cwd=root, capture_output=True, text=True)
+        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
+        differs = subprocess.run(["git", "diff", "--quiet", "HEAD", *code], cwd=root, capture_output=True).returncode == 1
     except FileNotFoundError:
         return ""
-    return described.stdout.strip()
+    return head.stdout.strip() + "+" * differs
 
 
 def compare(old: Path, rows: Sequence[Row], keys: Sequence[str], value: str) -> list[str]:
