@@ -1,6 +1,7 @@
 """The benchmark of activations runs end to end on a small shape."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,6 @@ def test_it_prints_ratios_and_writes_them(tmp_path: Path, capsys: pytest.Capture
     assert "hermite" in capsys.readouterr().out
     rows = json.loads((tmp_path / "x.json").read_text())["rows"]
     assert {row["mode"] for row in rows} >= {"eager", "compiled"}
+    if find_spec("torchortho"):
+        assert rows[-1]["mode"] == "torchortho"
+        assert 0 < rows[-1]["ours_against_this"] < 10
