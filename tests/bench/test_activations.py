@@ -33,4 +33,4 @@ def test_it_prints_ratios_and_writes_them(tmp_path: Path, capsys: pytest.Capture
     assert {row["mode"] for row in rows} >= {"eager", "compiled"}
     if find_spec("torchortho"):
         assert rows[-1]["mode"] == "torchortho"
-        assert 0 < rows[-1]["ours_against_this"] < 10
+        assert rows[-1]["ours_against_this"] > 0
