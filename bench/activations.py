@@ -24,7 +24,6 @@ from bench import harness
 from bench.harness import Row
 from runtime.hardware import pick_device, retain_memory, why_not_compile
 
-SPECS = ["hermite:degree=3", "fourier:degree=5", "tropical:degree=6", "tpgu:degree=5"]
 MORE_SPECS = ["hermite:degree=8", "tropical_rational:degree=6", "rational", "xielu"]
 SHAPES = {"cpu": [(4, 256, 1536), (8, 1024, 3072)], "cuda": [(8, 1024, 3072), (16, 1024, 3072)]}
 GELU = {"gelu": "tanh", "gelu:exact=true": "none"}  # F.gelu's approximate=
@@ -35,7 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     """Print the tables and write the files asked for."""
     parser = argparse.ArgumentParser(description="Time of activations against GELU.")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--activations", nargs="+", metavar="SPEC", help=f"default: {' '.join(SPECS)}; on a GPU all families")
+    parser.add_argument(
+        "--activations", nargs="+", metavar="SPEC", help=f"default: {' '.join(harness.LEARNABLE)}; on a GPU all families"
+    )
     parser.add_argument("--shape", type=int, nargs="+", action="append", metavar="N", help="may be given several times")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--rounds", type=int, default=61, help="turns that each contender gets, time permitting")
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     device = pick_device(options.device)
     torch.set_num_threads(options.threads or torch.get_num_threads())
     retained = retain_memory()
-    specs = [registry.check(spec) for spec in options.activations or SPECS + MORE_SPECS * (device.type != "cpu")]
+    specs = [registry.check(spec) for spec in options.activations or harness.LEARNABLE + MORE_SPECS * (device.type != "cpu")]
     bandwidth = harness.copy_bandwidth(device)
     print(f"copying: {bandwidth / 1e9:.1f} GB/s read and written; freed memory is {'kept' if retained else 'returned'}")
     shapes = [tuple(shape) for shape in options.shape] if options.shape else SHAPES.get(device.type, SHAPES["cpu"])

@@ -33,7 +33,6 @@ from config.schema import GPTConfig
 from model import GPT, Matvec
 from runtime.hardware import pick_device, pick_dtype, why_not_compile
 
-LEARNABLE = ["hermite:degree=3", "fourier:degree=5", "tropical:degree=6", "tpgu:degree=5"]
 CONTEXTS = 5  # lengths at which a token's cost is sampled, from 1 to new_tokens
 RECOMPUTED_TOKENS = 2  # at each of them: without a cache a token takes seconds
 
@@ -42,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print the table and write the JSON."""
     parser = argparse.ArgumentParser(description="Tokens a second of generation.")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--activations", nargs="*", default=LEARNABLE, metavar="SPEC", help="compared with gelu")
+    parser.add_argument("--activations", nargs="*", default=harness.LEARNABLE, metavar="SPEC", help="compared with gelu")
     parser.add_argument(
         "--dtypes",
         nargs="+",

@@ -14,6 +14,7 @@ import torch
 from runtime.hardware import describe
 
 Row = dict[str, Any]
+LEARNABLE = ["hermite:degree=3", "fourier:degree=5", "tropical:degree=6", "tpgu:degree=5"]  # what is compared by default
 FEWEST_ROUNDS = 3  # of which a median can leave out one that something else disturbed
 
 

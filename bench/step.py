@@ -40,7 +40,6 @@ from data.sources import read_documents
 from runtime.hardware import measured_peak_flops, peak_memory_bytes, pick_device
 from runtime.run import Run, set_up
 
-LEARNABLE = ["hermite:degree=3", "fourier:degree=5", "tropical:degree=6", "tpgu:degree=5"]
 SHAPES: dict[str, dict[str, Any]] = {
     # 6 layers, 384 wide, 4,096 tokens a step: what issue and README compare on CPUs.
     "cpu": {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "vocab_size": 256, "global_batch_size": 16},
@@ -57,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Time of the whole training step.")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--shape", choices=SHAPES, default="", help="default: that of the device")
-    parser.add_argument("--activations", nargs="*", default=LEARNABLE, metavar="SPEC", help="compared with gelu")
+    parser.add_argument("--activations", nargs="*", default=harness.LEARNABLE, metavar="SPEC", help="compared with gelu")
     parser.add_argument("--rounds", type=int, default=11, help="turns that each contender gets, time permitting")
     parser.add_argument("--seconds", type=float, default=90, help="start no further turn after this many seconds of them")
     parser.add_argument("--quality", action="store_true", help="compare validation losses instead of times")
