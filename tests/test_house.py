@@ -1,13 +1,10 @@
-"""The house rules that a machine can check: who imports whom, sizes, the README's map, a test beside each module."""
+"""The house rules that a machine can check: who imports whom, sizes, no work at import, nothing that points outside."""
 
 import ast
-import re
 import subprocess
 from pathlib import Path
 
 import pytest
-
-from faults.suite import PARTS
 
 ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
@@ -27,7 +24,7 @@ MAY_IMPORT = {
     "faults": {"config", "data", "runtime", "train"},
     "bench": {"activations", "bench", "config", "data", "model", "runtime", "train", "sample"},
 }
-LONGEST = {"model.py": 450}
+LONGEST = 500  # lines: a module may be long when it is one thing
 MISSING_ELSEWHERE = {
     "tyro",
     "wandb",
@@ -77,7 +74,7 @@ def test_what_other_machines_lack_is_imported_where_it_is_used(path: str) -> Non
 @pytest.mark.parametrize("path", SOURCES)
 def test_no_file_is_longer_than_a_sitting(path: str) -> None:
     lines = len((ROOT / path).read_text().splitlines())
-    assert lines <= LONGEST.get(path, 320), f"{path} has {lines} lines"
+    assert lines <= LONGEST, f"{path} has {lines} lines"
 
 
 @pytest.mark.parametrize("path", SOURCES)
@@ -93,48 +90,6 @@ def test_no_work_at_import(path: str) -> None:
         documentation = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         main_guard = isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "TYPE_CHECKING")
         assert isinstance(node, allowed) or documentation or main_guard, f"{path}:{node.lineno}: {ast.unparse(node)[:80]}"
-
-
-def test_every_module_has_its_test() -> None:
-    missing = []
-    for path in SOURCES:
-        folder, _, name = path.rpartition("/")
-        if name == "__init__.py" or (folder == "config" and name not in ("schema.py", "command_line.py", "foreign.py")):
-            continue
-        if not any((ROOT / "tests" / folder).glob(f"test_{name}")) and path not in TESTED_ELSEWHERE:
-            missing.append(path)
-    assert not missing, f"no tests/**/test_<module>.py for {missing}"
-
-
-# The suite's parts are run by tests/faults/test_suite.py, which reads their names.
-TESTED_ELSEWHERE = {f"faults/{name}.py" for name in PARTS} | {
-    "faults/__main__.py",
-    "faults/injection.py",
-    "faults/process.py",
-    "faults/programs.py",
-    "faults/runs.py",
-}
-
-
-def test_the_readme_s_map_is_the_tree() -> None:
-    """Every source file of ours has its name in README's file map, and no name there is of nothing."""
-    text = (ROOT / "README.md").read_text()
-    block = re.search(r"## File map\n+```\n(.*?)```", text, re.S)
-    assert block, "README.md has no '## File map' with a code block"
-    listed: set[str] = set()
-    folder = ""
-    for line in block[1].splitlines():
-        names = re.split(r"  +", line.strip())[0].split()
-        if not line.startswith(" "):
-            folder = names[0] if names[0].endswith("/") else ""
-        if len(line) - len(line.lstrip()) == 4 and not line.strip().startswith("kernels"):
-            listed |= {f"{folder}kernels/{name}" for name in names}
-        else:
-            listed |= {name if not line.startswith(" ") else folder + name for name in names}
-    for name in listed:
-        assert list(ROOT.glob(name)), f"{name} is in the map, not in the tree"
-    for path in SOURCES:
-        assert Path(path).name == "__init__.py" or any(Path(path).match(name) for name in listed), f"{path} is not in the map"
 
 
 def test_nothing_points_outside() -> None:
