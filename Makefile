@@ -1,9 +1,9 @@
-# make train | test | check | fix | bench | faults
+# make train | test | check | fix | bench | faults | identical
 #
 # Each makes .venv from the requirements when it is missing or older than they are.
 # `make PYTHON=python3 ...` uses that interpreter as it is and installs nothing.
 
-.PHONY: train test check fix bench faults
+.PHONY: train test check fix bench faults identical
 .DELETE_ON_ERROR:
 
 ifeq ($(origin PYTHON),command line)
@@ -44,6 +44,10 @@ bench: $(DEV_ENV)
 
 faults: $(DEV_ENV)
 	$(PYTHON) -m faults --json results/faults/faults.json
+
+BASE := HEAD
+identical: $(DEV_ENV)
+	$(PYTHON) -m tests.identical $(BASE)
 
 .venv/bin/python:
 	python3 -m venv .venv
