@@ -71,7 +71,7 @@ def by_document(model: GPT, config: Config, data_dir: Path, max_targets: int = 0
     windows = EvaluationWindows(tokens, config.block_size, max_targets or (config.eval_tokens if own else 0))
     starts = np.array(meta.val_document_offsets if meta else range(1, windows.num_targets + 1, config.block_size))
     device = pick_device(config.device, 0)
-    lengths = byte_lengths(config.tokenizer)
+    lengths = byte_lengths(config.tokenizer, data_dir, config.data_dir, config.out_dir)
     if lengths is None:
         lengths = np.zeros(config.vocab_size, np.int64)
     sums = np.zeros((3, len(starts)))

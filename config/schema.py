@@ -75,8 +75,8 @@ class Config:
     # Data
     data_dir: str
     """Folder with *train*.bin and *val*.bin shards (python -m data.prepare makes one)."""
-    tokenizer: Literal["", "gpt2", "bytes"] = ""
-    """Tokenizer of foreign shards; empty reads meta.json."""
+    tokenizer: str = ""
+    """Tokenizer of foreign shards: gpt2, bytes, none (ids without text) or PATH/tokenizer.json; empty reads meta.json."""
     global_batch_size: int
     """Sequences an optimizer step, over all processes."""
     micro_batch_size: int
@@ -289,7 +289,9 @@ def _problems(config: Config) -> list[str]:
         problems.append(f"device={config.device!r} is not auto, cpu, cuda, cuda:N or mps")
     if not config.data_dir:
         problems.append("data_dir is empty; python -m data.prepare pystdlib makes data/pystdlib")
-    for name in ("data_dir", "out_dir", "init_from"):
+    if config.tokenizer not in ("", "gpt2", "bytes", "none") and not config.tokenizer.partition("@")[0].endswith(".json"):
+        problems.append(f"tokenizer={config.tokenizer!r} is not gpt2, bytes, none or the path of a tokenizer.json")
+    for name in ("data_dir", "out_dir", "init_from", "tokenizer"):
         if "\0" in getattr(config, name):
             problems.append(f"{name} holds a NUL character")
     return problems

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from data import tokenizer as tokenizers
 from data.corpora import NANOGPT_FRACTION, OPENWEBTEXT, Corpus, Plan, plan_openwebtext, plan_pystdlib, plan_text
 from data.lock import locked
-from data.shards import META, Meta, Tokens, open_split, read_meta, verify, write_meta
+from data.shards import META, Meta, Tokens, open_split, read_meta, verify, write_bytes, write_meta
 from data.sources import read_documents
 from data.tokenizer import Tokenizer
 from data.writer import ShardWriter
@@ -58,7 +58,7 @@ def prepare_dataset(arguments: argparse.Namespace) -> Iterator[str]:
     out = Path(arguments.out or Path("data") / arguments.command)
     settings = {
         "dataset": arguments.command,
-        "tokenizer": arguments.tokenizer,
+        "tokenizer": tokenizers.recorded(arguments.tokenizer),
         "val_fraction": arguments.val_fraction,
         "shard_tokens": arguments.shard_tokens,
         **plan.identity,
@@ -69,7 +69,7 @@ def prepare_dataset(arguments: argparse.Namespace) -> Iterator[str]:
     else:
         out.mkdir(parents=True, exist_ok=True)
         with locked(out):
-            meta = find_finished(out, settings) or write_corpus(plan, settings, out, arguments.workers)
+            meta = find_finished(out, settings) or write_corpus(plan, settings, out, arguments.workers, arguments.tokenizer)
         yield f"{out} is prepared"
     for split in SPLITS:
         counts = f"{meta.documents[split]:,} documents, {meta.bytes[split]:,} bytes, {meta.tokens[split]:,} tokens"
@@ -79,13 +79,15 @@ def prepare_dataset(arguments: argparse.Namespace) -> Iterator[str]:
         yield f"warning: published totals are {meta.expected}, these differ; losses may not compare with published ones"
 
 
-def write_corpus(plan: Plan, settings: dict[str, Any], out: Path, workers: int) -> Meta:
+def write_corpus(plan: Plan, settings: dict[str, Any], out: Path, workers: int, tokenizer_name: str) -> Meta:
     """Writes a corpus's shards and `meta.json` into a folder, going on from what an interrupted run left there."""
-    tokenizer = tokenizers.load(settings["tokenizer"])
+    tokenizer = tokenizers.load(tokenizer_name)
     begun = find_unfinished(out, settings)
     corpus = plan.open(out, begun.revision if begun else "")
     begun = begun or start(corpus, tokenizer, settings)
     write_meta(out, begun, PROGRESS)
+    if tokenizer.content:
+        write_bytes(out / tokenizers.FILE, tokenizer.content)
     writers = {split: ShardWriter(out, split, settings["shard_tokens"], begun.shards, begun.tokens[split]) for split in SPLITS}
     try:
         meta = begun
@@ -222,7 +224,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     def add(name: str, tokenizer: str, val_fraction: float, summary: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         command.add_argument("--out", help=f"folder for the shards (data/{name})")
-        command.add_argument("--tokenizer", default=tokenizer, help="gpt2 or bytes (%(default)s)")
+        command.add_argument("--tokenizer", default=tokenizer, help="gpt2, bytes or FILE/tokenizer.json (%(default)s)")
         command.add_argument("--val_fraction", type=_fraction, default=val_fraction, help="share for validation (%(default)s)")
         command.add_argument("--shard_tokens", type=_count(2**31 - 1), default=100_000_000, help="tokens a shard (%(default)s)")
         command.add_argument("--workers", type=_count(1024), default=os.cpu_count() or 1, help="threads (%(default)s)")

@@ -36,7 +36,7 @@ def open_split(data_dir: str | Path, split: str) -> "Tokens":
     folder = Path(data_dir)
     paths = sorted(folder.glob(f"*{split}*.bin"))
     if not paths:
-        raise ValueError(f"{folder} holds no *{split}*.bin; type: python -m data.prepare pystdlib --out {folder}")
+        raise ValueError(f"{folder} holds no *{split}*.bin; {prepare_hint(folder)}")
     tokens = Tokens(paths)
     meta = read_meta(folder)
     if meta is not None:
@@ -87,6 +87,14 @@ class Tokens:
                     "name the tokenizer that wrote it, or prepare the data again"
                 )
 
+    def largest(self) -> int:
+        """The largest token id; reads all of them."""
+        return max(
+            int(shard[start : start + SCAN_TOKENS].max())
+            for shard in self._shards
+            for start in range(0, shard.size, SCAN_TOKENS)
+        )
+
     def checksums(self) -> dict[str, list[int]]:
         """File name -> CRC-32 of each SCAN_TOKENS of its tokens; reads all of them."""
         return {
@@ -125,7 +133,7 @@ def first_change(before: dict[str, list[int]], now: dict[str, list[int]]) -> str
 class Meta:
     """What `meta.json` says of a prepared folder. Splits are the keys `train` and `val`."""
 
-    tokenizer: str
+    tokenizer: str  # gpt2, bytes, or tokenizer.json@SHA256 of the file beside the shards
     vocab_size: int
     tokens: dict[str, int]
     bytes: dict[str, int]  # of text, end-of-text tokens not counted
@@ -162,7 +170,7 @@ def read_meta(data_dir: str | Path, name: str = META) -> Meta | None:
 
 def write_meta(data_dir: str | Path, meta: Meta, name: str = META) -> None:
     """Writes `meta.json` (or another file of that form) atomically."""
-    write_text(Path(data_dir) / name, json.dumps(asdict(meta), indent=1) + "\n")
+    write_bytes(Path(data_dir) / name, (json.dumps(asdict(meta), indent=1) + "\n").encode())
 
 
 def verify(data_dir: str | Path) -> list[str]:
@@ -192,6 +200,14 @@ def verify(data_dir: str | Path) -> list[str]:
     return lines
 
 
+def prepare_hint(data_dir: str | Path) -> str:
+    """What to type for a folder that holds no prepared data: the command of the same name, if there is one."""
+    name = Path(data_dir).name
+    if name in ("openwebtext", "pystdlib"):
+        return f"type: python -m data.prepare {name} --out {data_dir}"
+    return f"type: python -m data.prepare text --input FILES --out {data_dir}, or give another --data_dir"
+
+
 def header(count: int) -> bytes:
     """The header of a shard of that many tokens."""
     values = np.zeros(HEADER_BYTES // 4, dtype="<i4")
@@ -204,12 +220,12 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all: temporary name, fsync, rename."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all: temporary name, fsync, rename."""
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)  # a link of that name would be written through
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with partial.open("wb") as file:
+        file.write(content)
         sync(file)
     os.replace(partial, path)
 

@@ -22,9 +22,12 @@ class Dataset:
     train: Tokens
     validation: EvaluationWindows
     tokenizer: str
+    """As config.json records it: gpt2, bytes, none or tokenizer.json@SHA256."""
+    tokenizer_file: bytes
+    """Content of the tokenizer.json, for the run's folder; empty for the other tokenizers."""
     vocab_size: int
     byte_lengths: npt.NDArray[np.int64] | None
-    """Bytes of text a token id stands for; None where the tokenizer's files are not there."""
+    """Bytes of text a token id stands for; None where that is not known."""
     corpus: str
     """SHA-256 of the corpus, or of the shards where nothing is known of it: losses compare only where it is equal."""
     fingerprint: str
@@ -41,15 +44,16 @@ def open_dataset(config: Config, check_tokens: bool) -> Dataset:
     """
     folder = config.data_dir
     if not Path(folder).is_dir():
-        raise ValueError(f"data_dir {folder!r} does not exist; type: python -m data.prepare pystdlib --out {folder}")
+        raise ValueError(f"data_dir {folder!r} does not exist; {shards.prepare_hint(folder)}")
     meta = shards.read_meta(folder)
+    train, val = (shards.open_split(folder, split) for split in ("train", "val"))
     name = tokenizer_of(config, meta)
-    known = meta.vocab_size if meta else config.vocab_size or tokenizer.load(name).vocab_size
+    known = meta.vocab_size if meta else _foreign_ids(config, name, train, val)
     vocab_size = config.vocab_size or known
     if vocab_size < known:
         raise ValueError(f"vocab_size={vocab_size} is below the {known} ids of {folder}; type --vocab_size 0")
-    train, val = (shards.open_split(folder, split) for split in ("train", "val"))
-    lengths = byte_lengths(name)
+    places = (folder, config.out_dir)
+    lengths = byte_lengths(name, *places)
     if meta and lengths is not None and meta.vocab_size != len(lengths):
         raise ValueError(
             f"{folder}/{shards.META}: vocab_size is {meta.vocab_size}, that of its tokenizer {name!r} {len(lengths)}; "
@@ -57,11 +61,12 @@ def open_dataset(config: Config, check_tokens: bool) -> Dataset:
         )
     if check_tokens:
         for tokens in (train, val):
-            tokens.check_vocabulary(vocab_size)
+            tokens.check_vocabulary(known)
     return Dataset(
         train=train,
         validation=EvaluationWindows(val, config.block_size, config.eval_tokens),
         tokenizer=name,
+        tokenizer_file=tokenizer.find_file(config.tokenizer or name, *places)[1] if tokenizer.FILE in name else b"",
         vocab_size=vocab_size,
         byte_lengths=lengths,
         corpus=meta.corpus_sha256 if meta else train.fingerprint(),
@@ -71,24 +76,52 @@ def open_dataset(config: Config, check_tokens: bool) -> Dataset:
 
 
 def tokenizer_of(config: Config, meta: Meta | None) -> str:
-    """The tokenizer that wrote the shards. Raises ValueError where neither config nor meta.json names it, or they disagree."""
-    name = config.tokenizer or (meta.tokenizer if meta else "")
-    if not name:
-        raise ValueError(f"{config.data_dir} has no meta.json; name the tokenizer of its shards: --tokenizer gpt2 or bytes")
-    if meta and name != meta.tokenizer:
+    """The tokenizer that wrote the shards, as config.json records it.
+
+    Raises ValueError where neither config nor meta.json names it, or where they disagree.
+    """
+    if not config.tokenizer and meta is None:
+        named = "--tokenizer gpt2, bytes, PATH/tokenizer.json, or none where nothing but ids is known"
+        pickled = "; its meta.pkl is never opened, since a pickle can run code"
+        there = (Path(config.data_dir) / "meta.pkl").is_file()
+        raise ValueError(
+            f"{config.data_dir} has no meta.json{pickled if there else ''}; name the tokenizer of its shards: {named}"
+        )
+    name = tokenizer.recorded(config.tokenizer) if config.tokenizer else ""
+    if meta and name and name != meta.tokenizer:
         raise ValueError(
             f"tokenizer={name!r}, but {config.data_dir} was written with {meta.tokenizer!r}; leave --tokenizer out"
         )
-    return name
+    return name or (meta.tokenizer if meta else "")
 
 
-def byte_lengths(name: str) -> npt.NDArray[np.int64] | None:
-    """Bytes a token id; None, and said so, where the tokenizer's files cannot be had: only bits per byte need them.
+def byte_lengths(name: str, *folders: str | Path) -> npt.NDArray[np.int64] | None:
+    """Bytes of text for each token id. None, with a line in the log, where they are not known: only bits per byte need them.
 
-    Whether they can is known by asking for them alone: the first time tiktoken downloads them.
+    The only check is to try: the first time tiktoken downloads its files. `folders` are where a tokenizer.json may be.
     """
+    if name == tokenizer.NONE:
+        return None
     try:
-        return tokenizer.load(name).byte_lengths()
+        lengths = tokenizer.load(name, *folders).byte_lengths()
     except ValueError as error:
         logger.info("no bits per byte: %s", error)
         return None
+    if lengths is None:
+        logger.info("no bits per byte: %s does not keep every byte of a text", name)
+    return lengths
+
+
+def _foreign_ids(config: Config, name: str, *splits: Tokens) -> int:
+    """How many ids the tokenizer of shards without meta.json has. Raises ValueError where only the user can know."""
+    if name == "gpt2":
+        return tokenizer.GPT2_IDS  # without a download
+    if name != tokenizer.NONE:
+        return tokenizer.load(config.tokenizer, config.data_dir, config.out_dir).vocab_size
+    if not config.vocab_size:
+        largest = max(tokens.largest() for tokens in splits)
+        raise ValueError(
+            f"with --tokenizer none the number of ids must be given; the largest in {config.data_dir} is {largest}: "
+            f"type --vocab_size {largest + 1}, or what its tokenizer has"
+        )
+    return config.vocab_size

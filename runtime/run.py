@@ -23,6 +23,8 @@ from config.schema import Config
 from data import shards
 from data.batches import Batch, Batches
 from data.lock import locked
+from data.shards import write_bytes
+from data.tokenizer import FILE
 from model import GPT
 from runtime import checkpoint, distributed, log, memory, optim
 from runtime.dataset import Dataset, open_dataset
@@ -175,6 +177,8 @@ def set_up(config: Config) -> Run:
         if processes.is_main:
             if folder and run.progress.best_step == run.progress.step:  # killed before `best` named it, perhaps
                 checkpoint.mark_best(folder)
+            if dataset.tokenizer_file:
+                write_bytes(run.out_dir / FILE, dataset.tokenizer_file)
             write_json(run.out_dir / "config.json", asdict(config))
             log.record_launch(run.out_dir, run.progress.step, facts(run) | hashes)
         processes.barrier()

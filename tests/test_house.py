@@ -33,6 +33,7 @@ MISSING_ELSEWHERE = {
     "scipy",
     "zstandard",
     "pyarrow",
+    "tokenizers",
     "submitit",
     "transformers",
     "torchortho",

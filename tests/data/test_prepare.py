@@ -351,8 +351,8 @@ WORDS = [
 def test_any_command_line_ends_in_0_or_one_line(
     line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stub(plan: object, settings: dict[str, object], out: Path, workers: int) -> Meta:
-        load(str(settings["tokenizer"]))
+    def stub(plan: object, settings: dict[str, object], out: Path, workers: int, tokenizer: str) -> Meta:
+        load(tokenizer)
         zeros = {"train": 0, "val": 0}
         return Meta("bytes", 257, zeros, zeros, zeros, [], "", "", "", {})
 

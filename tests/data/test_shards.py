@@ -276,5 +276,5 @@ def test_text_is_not_written_through_a_link(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("mine")
     (tmp_path / "meta.json.partial").symlink_to(victim)
-    shards.write_text(tmp_path / "meta.json", "ours")
+    shards.write_bytes(tmp_path / "meta.json", b"ours")
     assert (victim.read_text(), (tmp_path / "meta.json").read_text()) == ("mine", "ours")

@@ -8,9 +8,10 @@ import pytest
 import tiktoken
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from data import tokenizer
-from data.tokenizer import CHUNK_CHARACTERS, gpt2_encoding, load
+from data.tokenizer import CHUNK_CHARACTERS, gpt2_encoding, load, recorded
 
 NAMES = ("gpt2", "bytes")
 any_text = st.text() | st.text(alphabet="<|endoftext>é 你\n\t'll 123", max_size=200)
@@ -158,3 +159,152 @@ def test_without_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatc
 
 def test_empty_texts_do_not_make_one_chunk() -> None:
     assert max(map(len, tokenizer.chunks([""] * 10_000, 6_400))) == 100
+
+
+def train_byte_level(path: Path, end: str = "</s>", **changes: object) -> Path:
+    """A byte-level BPE of 270 ids, padded and truncated as published files are."""
+    library = Tokenizer(models.BPE(dropout=0.5))
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<pad>", end],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    library.train_from_iterator(["the cat sat on the mat, the cat sat"] * 20, trainer)
+    library.enable_truncation(3)
+    library.enable_padding(length=100)
+    spec = json.loads(library.to_str()) | changes
+    path.write_text(json.dumps(spec), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_byte_level(tmp_path_factory.mktemp("own") / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def lossy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Lower-case words with a metaspace, as a SentencePiece model that knows few characters."""
+    library = Tokenizer(models.BPE(unk_token="<unk>"))
+    library.normalizer = normalizers.Lowercase()
+    library.pre_tokenizer, library.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=["<unk>", "[SEP]"], show_progress=False)
+    library.train_from_iterator(["the cat sat on the mat é"] * 20, trainer)
+    path = tmp_path_factory.mktemp("lossy") / "words.json"
+    library.save(str(path))
+    return path
+
+
+def test_a_byte_level_file_loses_nothing(own: Path) -> None:
+    words = load(str(own))
+    assert (words.vocab_size, words.eot_text, words.eot) == (270, "</s>", 1)
+
+    @given(text=any_text | st.text(alphabet="the cat<|/s>pad", max_size=60))
+    @relaxed
+    def agrees(text: str) -> None:
+        ids = words.encode(text)
+        assert words.decode(ids) == text
+        assert words.eot not in ids  # a text that spells </s> is ordinary text
+        lengths = words.byte_lengths()
+        assert lengths is not None
+        assert lengths[ids].sum() == len(text.encode())
+
+    agrees()
+    assert len({tuple(words.encode("the cat sat on the mat").tolist()) for _ in range(20)}) == 1  # no dropout
+    assert words.decode([words.eot]) == ""
+
+
+def test_a_lossy_file_decodes_by_its_library_and_knows_no_bytes(lossy: Path) -> None:
+    words = load(str(lossy))
+    assert words.byte_lengths() is None
+    assert words.decode(words.encode("The CAT sat")) == "the cat sat"
+    assert words.eot_text == "[SEP]"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"normalizer": {"type": "NFC"}}, {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True}}],
+)
+def test_a_byte_level_file_that_changes_the_text_knows_no_bytes(changes: dict[str, object], tmp_path: Path) -> None:
+    assert load(str(train_byte_level(tmp_path / "tokenizer.json", **changes))).byte_lengths() is None
+
+
+@pytest.mark.parametrize("name", ["bytes", "own", "lossy"])
+def test_streamed_text_is_the_decoded_text(name: str, own: Path, lossy: Path) -> None:
+    words = load({"own": str(own), "lossy": str(lossy)}.get(name, name))
+
+    @given(text=st.text(alphabet="the cat é你🙂\n", max_size=40), cut=st.integers(0, 40), step=st.integers(1, 3))
+    @relaxed
+    def agrees(text: str, cut: int, step: int) -> None:
+        ids = words.encode(text).tolist()
+        before, after = ids[:cut], ids[cut:]
+        push = words.streamer(before)
+        shown = [push(after[i : i + step]) for i in range(0, len(after), step)]
+        if name == "lossy":
+            assert words.decode(before) + "".join(shown) + push([]) == words.decode(ids)
+        else:
+            assert ("".join(shown) + push([])) == words.decode(after)
+
+    agrees()
+
+
+@pytest.mark.parametrize("name", ["bytes", "own", "lossy"])
+def test_end_of_text_can_be_typed(name: str, own: Path, lossy: Path) -> None:
+    words = load({"own": str(own), "lossy": str(lossy)}.get(name, name))
+    for marker in (words.eot_text, "<|endoftext|>"):
+        ids = words.encode_prompt(f"cat{marker}{marker}sat").tolist()
+        assert ids == [*words.encode("cat").tolist(), words.eot, words.eot, *words.encode("sat").tolist()]
+
+
+def test_a_recorded_file_is_found_by_its_hash_alone(own: Path, lossy: Path, tmp_path: Path) -> None:
+    name = recorded(str(own))
+    assert name == load(str(own)).name
+    assert recorded(name) == name
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(lossy, other / "tokenizer.json")
+    with pytest.raises(ValueError, match=r"other/tokenizer.json is not the tokenizer that was used"):
+        load(name, tmp_path, other)
+    assert load(name, other, own.parent).vocab_size == 270
+    with pytest.raises(ValueError, match=r"does not exist; name it: --tokenizer PATH/tokenizer.json"):
+        load(name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"{", "is not a tokenizer.json"),
+        (b"[]", "is not a tokenizer.json"),
+        (b'{"model": {"type": "Magic"}}', "is not a tokenizer.json"),
+        (b"\xff\x00", "is not a tokenizer.json"),
+    ],
+)
+def test_a_broken_file_is_one_line(content: bytes, told: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ValueError, match=told) as raised:
+        load(str(tmp_path / "tokenizer.json"))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_without_an_end_and_one_with_too_many_ids_are_refused(own: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has no end-of-text token; add one of"):
+        load(str(train_byte_level(tmp_path / "a.json", end="<stop>")))
+    library = Tokenizer.from_file(str(own))
+    library.add_tokens([AddedToken(f"<{i}>") for i in range(tokenizer.MAX_IDS - 269)])
+    library.save(str(tmp_path / "b.json"))
+    with pytest.raises(ValueError, match="has 65,537 ids, shards of uint16 hold 65,536"):
+        load(str(tmp_path / "b.json"))
+
+
+def test_without_the_library_one_line_says_what_to_install(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install tokenizers"):
+        load(str(own))
+
+
+def test_none_has_no_text() -> None:
+    with pytest.raises(ValueError, match="tokenizer 'none' has no text"):
+        load("none")
