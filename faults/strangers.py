@@ -17,6 +17,7 @@ from config.schema import Config
 from faults.process import Child, one_line, trainer
 from faults.runs import small_config, write_shards
 from faults.tally import Tally, expect, keep
+from runtime import checkpoint
 
 MEMORY = 1 << 30  # address space beyond the program's own: threads and libraries take some of it, a bomb would take more
 VICTIM = "victim"
@@ -69,7 +70,9 @@ def against_checkpoint(folder: Path, config: Config, name: str, attack: Attack, 
     """A program that opens the attacked checkpoint refuses it, executes nothing, and stays in bounded memory."""
     place = folder / f"{name.replace(' ', '_')}-{program}"
     shutil.copytree(config.out_dir, place)
-    attack(place / "checkpoints" / "step_00000004")
+    attacked = place / "checkpoints" / "step_00000004"
+    attack(attacked)
+    (attacked / checkpoint.SUMS).unlink()  # a stranger would write sums that fit; none do as well
     log = place.with_suffix(".log")
     if program == "sample":
         argv = [str(place), "--prompt", "a", "--max_new_tokens", "4", "--device", "cpu", "--dtype", "float32"]

@@ -1,12 +1,15 @@
 """Checkpoints: out_dir/checkpoints/step_XXXXXXXX/{model.safetensors,state.pt,config.json}, and `best`, which names one of them.
 
-A checkpoint folder is written under a temporary name, fsynced and renamed, so each one that carries its name is whole.
+A checkpoint folder is written under a temporary name, fsynced and renamed, so each one that carries its name was whole.
+SHA256SUMS in it, which `sha256sum -c` reads too, tells what a disk or a copy damaged later.
 Weights are safetensors under GPT-2's names, the rest loads with `weights_only=True`: a stranger's checkpoint runs no code.
 """
 
+import logging
 import re
 import shutil
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,20 +17,29 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from config.foreign import read_object, read_tensors
 from config.schema import FIXED_FIELDS, Config, from_dict
+from data.shards import file_sha256
 from model import GPT
 from runtime.files import remove, write_atomically, write_json, write_text
 
-_WRITTEN = ("checkpoints", "metrics.jsonl", "config.json", "run.json", ".lock")
+FILES = ("model.safetensors", "state.pt", "config.json")
+SUMS = "SHA256SUMS"
+
+_WRITTEN = ("checkpoints", "metrics.jsonl", "config.json", "run.json", ".lock", "wandb")
 _NAME = re.compile(r"step_(\d{8,})")
+_SUMS_BYTES = 1 << 12
+
+logger = logging.getLogger("train")
 
 
 def save(out_dir: Path, step: int, model: GPT, state: dict[str, Any], config: Config, is_best: bool) -> Path:
     """Write the checkpoint of `step`; with `is_best` it becomes the one that `best` names. Then old ones are removed.
 
     `config` is the resolved one: it names the tokenizer and the vocabulary. OSError leaves all older checkpoints as they were.
+    A whole checkpoint of that step stays as it is: the run went on from it, so it holds the same weights.
     """
     root = out_dir / "checkpoints"
     root.mkdir(parents=True, exist_ok=True)
@@ -44,15 +56,60 @@ def save(out_dir: Path, step: int, model: GPT, state: dict[str, Any], config: Co
                 f"the checkpoint of step {step} cannot be written ({told}); {free:,} bytes are free in {root}"
             ) from error
         write_json(folder / "config.json", asdict(config))
+        write_text(folder / SUMS, "".join(f"{file_sha256(folder / name)}  {name}\n" for name in FILES))
 
     folder = root / f"step_{step:08d}"
-    write_atomically(folder, write)
+    if not is_whole(folder):
+        remove(folder)
+        write_atomically(folder, write)
     if is_best:
         mark_best(folder)
     for old in checkpoints(out_dir)[: -config.keep_checkpoints]:
         if old.name != _best_name(out_dir):
             remove(old)
     return folder
+
+
+def verify(folder: Path, names: Sequence[str] = FILES) -> bool:
+    """Compare those files of a checkpoint with its SHA256SUMS; False where there is none, as in older checkpoints.
+
+    Raises ValueError that names the first damaged file and the other checkpoints of the run that are whole.
+    """
+    if problem := _damage(folder, names):
+        others = [path for path in _folders(folder.parent) if path.name != folder.name and is_whole(path)]
+        told = f"{folder.parent} holds no other one that is whole: copy it again, or begin in another folder"
+        if others:
+            whole = ", ".join(path.name for path in others)
+            told = (
+                f"{whole} {'is' if len(others) == 1 else 'are'} whole: remove {folder} to go on from the newest of the others"
+            )
+        raise ValueError(f"{problem}; {told}")
+    return (folder / SUMS).is_file()
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint has all its files, each with the SHA-256 noted when it was written.
+
+    Without SHA256SUMS (older checkpoints) the files have to be there; what is in them is not known.
+    """
+    return _damage(folder, FILES) == ""
+
+
+def _damage(folder: Path, names: Sequence[str]) -> str:
+    """What is wrong with those files of a checkpoint; "" where nothing is."""
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        return f"{folder / missing[0]} is missing"
+    path = folder / SUMS
+    if not path.is_file():
+        return ""
+    if path.stat().st_size > _SUMS_BYTES:
+        return f"{path} is damaged"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if sums.keys() != set(FILES):
+        return f"{path} is damaged"
+    wrong = [name for name in names if file_sha256(folder / name) != sums[name]]
+    return f"{folder / wrong[0]} is damaged: its SHA-256 is not the one in {SUMS}" if wrong else ""
 
 
 def mark_best(folder: Path) -> None:
@@ -62,9 +119,17 @@ def mark_best(folder: Path) -> None:
 
 def checkpoints(out_dir: Path) -> list[Path]:
     """The run's checkpoint folders, oldest first. Temporary ones and links do not count."""
-    folders = [
-        path for path in (out_dir / "checkpoints").glob("step_*") if _NAME.fullmatch(path.name) and not path.is_symlink()
-    ]
+    return _folders(out_dir / "checkpoints")
+
+
+def step_of(folder: Path) -> int | None:
+    """The step in a checkpoint folder's name; None where it has another name."""
+    found = _NAME.fullmatch(folder.name)
+    return int(found[1]) if found else None
+
+
+def _folders(root: Path) -> list[Path]:
+    folders = [path for path in root.glob("step_*") if _NAME.fullmatch(path.name) and not path.is_symlink()]
     return sorted((path for path in folders if path.is_dir()), key=lambda path: int(path.name[5:]))
 
 
@@ -88,7 +153,10 @@ def find(run: str | Path, which: str = "best") -> Path:
             f"{str(run)!r} holds no checkpoint; give the folder of a run, such as runs/tiny_hermite (make train makes it)"
         )
     if which == "best":
-        return next((path for path in there if path.name == _best_name(run)), there[-1])
+        name = _best_name(run)
+        if name and all(path.name != name for path in there):
+            logger.warning("%s names %s, which is not there; taking %s", run / "checkpoints" / "best", name, there[-1].name)
+        return next((path for path in there if path.name == name), there[-1])
     if which == "last":
         return there[-1]
     for path in there:
@@ -107,7 +175,16 @@ def read_config(folder: Path) -> Config:
 def load_weights(model: GPT, folder: Path) -> None:
     """Load a checkpoint's weights into `model`. Raises ValueError where they are damaged or do not fit."""
     path = folder / "model.safetensors"
-    model.load_gpt2_state_dict(read_tensors(path, model.config), str(path))
+    _load(model, read_tensors(path, model.config), path)
+
+
+def _load(model: GPT, tensors: dict[str, Tensor], path: Path) -> None:
+    """A run's weights have the model's own types: other ones would be rounded without a word."""
+    own = model.gpt2_state_dict()
+    if wrong := [name for name, tensor in tensors.items() if name in own and tensor.dtype != own[name].dtype]:
+        found, asked = tensors[wrong[0]].dtype, own[wrong[0]].dtype
+        raise ValueError(f"{path}: {wrong[0]} is {found}, not {asked}; use another checkpoint")
+    model.load_gpt2_state_dict(tensors, str(path))
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -128,12 +205,19 @@ def load_state(folder: Path) -> dict[str, Any]:
 def load_model(run: str | Path, which: str = "best") -> tuple[GPT, Config]:
     """The model of a run's checkpoint, on the CPU in evaluation mode, with the run's `Config`. Raises ValueError."""
     folder = find(run, which)
+    if not verify(folder, ("model.safetensors", "config.json")):
+        say_unchecked(folder)
     config = read_config(folder)
     path = folder / "model.safetensors"
     tensors = read_tensors(path, config.gpt(config.vocab_size))
     model = GPT(config.gpt(config.vocab_size))
-    model.load_gpt2_state_dict(tensors, str(path))
+    _load(model, tensors, path)
     return model.eval(), config
+
+
+def say_unchecked(folder: Path) -> None:
+    """Say that a checkpoint is taken on trust."""
+    logger.warning("%s has no %s: it is older than they are, and its files are unchecked", folder, SUMS)
 
 
 def check_resumable(config: Config, earlier: Config, folder: Path) -> dict[str, tuple[Any, Any]]:

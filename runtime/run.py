@@ -32,6 +32,7 @@ from runtime.distributed import Processes
 from runtime.files import write_json
 from runtime.hardware import autocast, describe, pick_dtype, retain_memory, set_determinism, why_not_compile
 from runtime.progress import Progress
+from runtime.state import load_optimizer, load_scaler, read_progress
 from runtime.watch import Watch
 
 logger = logging.getLogger("train")
@@ -150,6 +151,8 @@ def set_up(config: Config) -> Run:
         hashes = {"init_hash": weights_hash(gpt, False), "activation_init_hash": weights_hash(gpt, True)}
         folder = resume_from(config, processes, resources)
         if folder:
+            if not checkpoint.verify(folder) and processes.is_main:
+                checkpoint.say_unchecked(folder)
             changed = checkpoint.check_resumable(config, checkpoint.read_config(folder), folder)
             checkpoint.load_weights(gpt, folder)
             logger.info("resuming %s%s", folder, "".join(f"; {n}: {was!r} -> {now!r}" for n, (was, now) in changed.items()))
@@ -291,13 +294,17 @@ def restore(run: Run, folder: Path) -> None:
     """Optimizer, scaler and progress of a checkpoint. Raises ValueError where they do not fit or the data have changed."""
     state = checkpoint.load_state(folder)
     try:
+        if missing := {"optimizer", "scaler", "progress", "data_fingerprint"} - state.keys():
+            raise ValueError(f"it has no {sorted(missing)[0]}")
         before, now = state.get("data_checksums"), run.dataset.checksums
         change = shards.first_change(before, now) if before and now else ""
-        run.optimizer.load_state_dict(state["optimizer"])
-        run.scaler.load_state_dict(state["scaler"])
-        run.progress = Progress(**state["progress"])
-    except (KeyError, TypeError, ValueError) as error:
+        progress = read_progress(state["progress"], checkpoint.step_of(folder))
+        updates = range(progress.step - progress.skipped_steps, progress.step + 1)  # float16's scaler may count one as skipped
+        load_optimizer(run.optimizer, state["optimizer"], updates)
+        load_scaler(run.scaler, state["scaler"])
+    except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'state.pt'} does not fit this run ({error}); use another checkpoint") from None
+    run.progress = progress
     if change or state.get("data_fingerprint") != run.dataset.fingerprint:
         told = f"{run.config.data_dir} has changed since {folder} was written{': ' if change else ''}{change}"
         raise ValueError(f"{told}; restore the shards, or give another out_dir")

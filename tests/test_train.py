@@ -29,7 +29,12 @@ def test_loss_falls_and_the_folder_holds_what_the_contract_says(small: Config) -
     assert steps[-1]["tokens"] == 30 * 12 * 32
     out = Path(config.out_dir)
     best = (out / "checkpoints" / "best").read_text().strip()
-    assert sorted(p.name for p in (out / "checkpoints" / best).iterdir()) == ["config.json", "model.safetensors", "state.pt"]
+    assert sorted(p.name for p in (out / "checkpoints" / best).iterdir()) == [
+        "SHA256SUMS",
+        "config.json",
+        "model.safetensors",
+        "state.pt",
+    ]
     assert json.loads((out / "config.json").read_text())["tokenizer"] == "bytes"
     record = json.loads((out / "run.json").read_text())
     assert {

@@ -1,6 +1,7 @@
 """Checkpoints are whole or absent, and a stranger's runs no code."""
 
 import dataclasses
+import hashlib
 import os
 import pickle
 import zipfile
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from config.schema import Config
 from model import GPT
@@ -100,6 +102,7 @@ def test_a_pickle_that_runs_code_is_refused_unrun(gpt: GPT, resolved: Config, tm
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"\xff" * 8 + data[8:], lambda data: b""])
 def test_damaged_weights_are_named(gpt: GPT, resolved: Config, damage: object) -> None:
     path = save(gpt, resolved, 1) / "model.safetensors"
+    (path.parent / checkpoint.SUMS).unlink()  # as in an older checkpoint
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
     with pytest.raises(ValueError, match=r"model\.safetensors is not whole"):
         checkpoint.load_model(resolved.out_dir)
@@ -175,3 +178,105 @@ def test_a_state_that_unpacks_to_more_than_it_is_is_refused(gpt: GPT, resolved: 
         archive.writestr("archive/data.pkl", bytes(1 << 20))
     with pytest.raises(ValueError, match=r"state\.pt is not a training state"):
         checkpoint.load_state(folder)
+
+
+def flip(path: Path, at: int) -> None:
+    """One bit of one byte."""
+    data = bytearray(path.read_bytes())
+    data[at % len(data)] ^= 1 << (at % 8)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", [*checkpoint.FILES, checkpoint.SUMS])
+def test_one_flipped_bit_anywhere_is_named(gpt: GPT, resolved: Config, name: str) -> None:
+    older, folder = save(gpt, resolved, 1), save(gpt, resolved, 2)
+    for at in (0, 10, 3001, -1):
+        flip(folder / name, at)
+        assert not checkpoint.is_whole(folder)
+        with pytest.raises(ValueError, match=r"is damaged.*step_00000001 is whole: remove .*step_00000002"):
+            checkpoint.verify(folder)
+        flip(folder / name, at)
+        assert checkpoint.verify(folder)
+    flip(older / name, 77)
+    assert checkpoint.is_whole(folder)
+    flip(folder / name, 77)
+    with pytest.raises(ValueError, match="holds no other one that is whole"):
+        checkpoint.verify(folder)
+
+
+def test_sums_are_those_of_sha256sum(gpt: GPT, resolved: Config) -> None:
+    folder = save(gpt, resolved, 1)
+    lines = (folder / checkpoint.SUMS).read_text().splitlines()
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in checkpoint.FILES}
+    assert lines == [f"{digest}  {name}" for name, digest in digests.items()]
+
+
+@pytest.mark.parametrize("name", checkpoint.FILES)
+def test_a_missing_file_is_named(gpt: GPT, resolved: Config, name: str) -> None:
+    folder = save(gpt, resolved, 1)
+    (folder / name).unlink()
+    assert not checkpoint.is_whole(folder)
+    with pytest.raises(ValueError, match=f"{name} is missing"):
+        checkpoint.verify(folder)
+
+
+def test_a_sample_needs_no_optimizer(gpt: GPT, resolved: Config) -> None:
+    flip(save(gpt, resolved, 1) / "state.pt", 99)
+    checkpoint.load_model(resolved.out_dir)
+
+
+def test_an_older_checkpoint_loads_and_says_that_it_is_unchecked(
+    gpt: GPT, resolved: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = save(gpt, resolved, 1)
+    (folder / checkpoint.SUMS).unlink()
+    assert checkpoint.is_whole(folder)
+    checkpoint.load_model(resolved.out_dir)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder} has no SHA256SUMS: it is older than they are, and its files are unchecked"
+    ]
+
+
+def test_a_best_that_is_gone_is_not_replaced_without_a_word(
+    gpt: GPT, resolved: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    best, last = save(gpt, resolved, 1, is_best=True), save(gpt, resolved, 2)
+    checkpoint.remove(best)
+    assert checkpoint.find(resolved.out_dir) == last
+    assert "names step_00000001, which is not there; taking step_00000002" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.bfloat16])
+def test_weights_of_another_type_are_refused(gpt: GPT, resolved: Config, dtype: torch.dtype) -> None:
+    folder = save(gpt, resolved, 1)
+    (folder / checkpoint.SUMS).unlink()
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {"transformer.ln_f.weight": state["transformer.ln_f.weight"].to(dtype)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"transformer.ln_f.weight is {dtype}, not torch.float32"):
+        checkpoint.load_model(resolved.out_dir)
+
+
+def test_a_whole_checkpoint_of_that_step_stays_and_a_damaged_one_is_replaced(gpt: GPT, resolved: Config) -> None:
+    folder = save(gpt, resolved, 1)
+    before = (folder / "state.pt").stat()
+    assert save(gpt, resolved, 1, is_best=True) == folder
+    assert (folder / "state.pt").stat() == before
+    assert checkpoint.find(resolved.out_dir) == folder
+    flip(folder / "state.pt", 99)
+    save(gpt, resolved, 1)
+    assert checkpoint.verify(folder)
+
+
+def test_a_damaged_newest_checkpoint_is_not_passed_over(small: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line names the older one and the way to it, which works."""
+    train_here(small, max_steps=8, lr_decay_steps=12, checkpoint_interval=4, keep_checkpoints=3)
+    root = Path(small.out_dir) / "checkpoints"
+    flip(root / "step_00000008" / "model.safetensors", 40_000)
+    with pytest.raises(AssertionError):
+        train_here(small, lr_decay_steps=12)
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "step_00000008/model.safetensors is damaged" in last
+    assert f"step_00000006 are whole: remove {root / 'step_00000008'} to go on from the newest of the others" in last
+    checkpoint.remove(root / "step_00000008")
+    train_here(small, lr_decay_steps=12)
+    assert "step_00000012" in os.listdir(root)

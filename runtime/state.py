@@ -1,0 +1,108 @@
+"""A checkpoint's state.pt, checked against the model and the config before any of it is loaded.
+
+The file may be anybody's. The fused AdamW kernel trusts the shapes and strides of its moments, and writes beyond them where
+they are wrong. Options of the optimizer's groups come from the config alone, never from the file.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runtime.progress import Progress
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_LARGEST_SCALE = 2.0**127  # of a gradient scaler, in float32
+
+
+def read_progress(saved: Any, step: int | None) -> Progress:
+    """The `Progress` in a state.pt; `step` is the one that its folder's name states, if it does. Raises ValueError."""
+    kinds = {field.name: field.type for field in dataclasses.fields(Progress)}
+    if not isinstance(saved, dict) or not saved.keys() <= kinds.keys() or not {"step", "data_hash"} <= saved.keys():
+        raise ValueError(f"its progress is no table with the fields {', '.join(kinds)}")
+    if wrong := [name for name, value in saved.items() if type(value) is not kinds[name]]:
+        raise ValueError(f"{wrong[0]}={saved[wrong[0]]!r} is no {kinds[wrong[0]].__name__}")  # type: ignore[union-attr]
+    progress = Progress(**saved)
+    if step is not None and progress.step != step:
+        raise ValueError(f"it is of step {progress.step}, its folder of step {step}")
+    whole = re.fullmatch("(?:[0-9a-f]{32})?", progress.data_hash) and not math.isnan(progress.best_loss)
+    in_range = 0 <= progress.skipped_steps <= progress.step and -1 <= progress.best_step <= progress.step
+    if not whole or not in_range or not 0 <= progress.elapsed_s < math.inf:
+        raise ValueError(f"its progress holds what no run has: {progress}")
+    return progress
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, updates: range) -> None:
+    """Load the moments of a state.pt into a fresh AdamW; how many updates they have seen is in `updates`.
+
+    Every parameter that is trained has a float32 `step` and two finite, contiguous moments of its own shape and type; before
+    the first update no parameter has any. The tensors are copied: those of a file may share memory. Raises ValueError that
+    names the first parameter that does not fit.
+    """
+    own = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if (
+        not isinstance(saved, dict)
+        or not isinstance(saved.get("state"), dict)
+        or not isinstance(saved.get("param_groups"), list)
+    ):
+        raise ValueError("its optimizer has no state and param_groups")
+    groups = [group.get("params") if isinstance(group, dict) else None for group in saved["param_groups"]]
+    if groups != [group["params"] for group in own]:
+        raise ValueError("its optimizer's groups are not those of this model")
+    state = saved["state"]
+    trained = {index for index, parameter in enumerate(parameters) if parameter.requires_grad}
+    if state.keys() != trained and not (0 in updates and not state):
+        raise ValueError(f"its optimizer holds moments of {len(state)} parameters, the model trains {len(trained)}")
+    if any(type(index) is not int for index in state):
+        raise ValueError("its optimizer numbers parameters by something else than integers")
+    seen = {_check_moments(index, state[index], parameters[index]) for index in state}
+    if len(seen) > 1 or not seen <= set(updates):
+        raise ValueError(f"its optimizer has made {sorted(seen)} updates, the run {updates.start} to {updates.stop - 1}")
+    copies = {index: {name: tensor.clone() for name, tensor in entry.items()} for index, entry in state.items()}
+    optimizer.load_state_dict({"state": copies, "param_groups": own})
+
+
+def load_scaler(scaler: torch.amp.GradScaler, saved: Any) -> None:
+    """Load the scale of a state.pt; its rules come from the scaler. A run that goes on in float16 begins with a fresh one.
+
+    Raises ValueError for a scale that no run has.
+    """
+    if not scaler.is_enabled() or saved == {}:
+        return
+    own = scaler.state_dict()
+    if not isinstance(saved, dict) or saved.keys() != own.keys():
+        raise ValueError(f"its scaler has not the fields {', '.join(own)}")
+    scale, tracker = saved["scale"], saved["_growth_tracker"]
+    if type(scale) is not float or not 0 < scale <= _LARGEST_SCALE:
+        raise ValueError(f"its scaler's scale is {scale!r}")
+    if type(tracker) is not int or not 0 <= tracker < own["growth_interval"]:
+        raise ValueError(f"its scaler's growth tracker is {tracker!r}")
+    scaler.load_state_dict(own | {"scale": scale, "_growth_tracker": tracker})
+
+
+def _check_moments(index: int, entry: Any, parameter: Tensor) -> int:
+    """How many updates a parameter's entry has seen. Raises ValueError where the entry does not fit the parameter."""
+    if not isinstance(entry, dict) or entry.keys() != {"step", *_MOMENTS}:
+        raise ValueError(f"its optimizer's entry {index} has not the fields step, {', '.join(_MOMENTS)}")
+    if wrong := [name for name, value in entry.items() if type(value) is not Tensor]:
+        raise ValueError(f"{wrong[0]} of parameter {index} is no tensor")
+    for name, tensor in entry.items():
+        shape, dtype = (torch.Size(), torch.float32) if name == "step" else (parameter.shape, parameter.dtype)
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+            raise ValueError(f"{name} of parameter {index} is no dense tensor in memory")
+        if tensor.shape != shape or tensor.dtype is not dtype:
+            told = f"{tuple(tensor.shape)} {tensor.dtype}, not {tuple(shape)} {dtype}"
+            raise ValueError(f"{name} of parameter {index} is {told}")
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name} of parameter {index} is not contiguous")
+    # A squared gradient may overflow without clipping; the update is then zero, and the run goes on.
+    if not entry["exp_avg"].isfinite().all() or not (entry["exp_avg_sq"] >= 0).all():
+        raise ValueError(f"the moments of parameter {index} are not finite, or a square is negative")
+    step = float(entry["step"])
+    if not step.is_integer():
+        raise ValueError(f"step of parameter {index} is {step}")
+    return int(step)
