@@ -6,8 +6,20 @@ activations.gains(act)          # (E[F^2], E[F'^2]) under N(0, 0.55^2): 0.55^2 a
 
 from activations.activation import Activation, gains
 from activations.fit import FitReport, fit
-from activations.groups import parameter_groups
+from activations.groups import is_coefficient, parameter_groups
 from activations.registry import build, names
 from activations.swap import swap
+from activations.swapped import load_swapped
 
-__all__ = ["Activation", "FitReport", "build", "fit", "gains", "names", "parameter_groups", "swap"]
+__all__ = [
+    "Activation",
+    "FitReport",
+    "build",
+    "fit",
+    "gains",
+    "is_coefficient",
+    "load_swapped",
+    "names",
+    "parameter_groups",
+    "swap",
+]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from activations.kernels.pointwise import Pointwise
 from activations.moments import Moments, quadrature
-from activations.target import Target, Weight, gelu
+from activations.target import TARGETS, Target, Weight
 
 Values = dict[str, Tensor]  # parameter name -> float64, (k,) for a whole layer or (rows, k)
 
@@ -35,7 +35,8 @@ class Option(NamedTuple):
 class Activation(nn.Module):
     """(..., channels) -> (..., channels), elementwise, dtype kept, evaluated in float32 or wider and rounded once.
 
-    `channels` is the size of the last dimension; `input_std` (0-dim float32 buffer) the standard deviation that the inputs are
+    `channels` is the size of dimension `channel_dim`, the last one unless `swap` found the channels elsewhere; `swap` says 1
+    where no parameter depends on it. `input_std` (0-dim float32 buffer) the standard deviation that the inputs are
     expected to have; `fitted_range` (the same) the |x| up to which the shape was made, three of them unless `fit` set it;
     `spec` the canonical spec string, set by `registry.build`.
     """
@@ -44,6 +45,7 @@ class Activation(nn.Module):
     degrees: ClassVar[tuple[str, ...]]
     lr_scale: ClassVar[float] = 1.0  # multiplies the learning rate of this family's parameters
     spec: str = ""
+    channel_dim: int = -1  # counted from the end
     input_std: Tensor
     fitted_range: Tensor
 
@@ -60,6 +62,19 @@ class Activation(nn.Module):
         """G(z) in float64 for parameters `values`; (..., 1) or (..., channels) in, broadcast against `values[name][..., k]`."""
         raise TypeError(f"{type(self).__name__} has no evaluate(): every family states its formula")
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        super().register_parameter(name, param)
+        self._mark()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._mark()  # copies and unpickled parameters come without attributes
+
+    def _mark(self) -> None:
+        """Say to `is_coefficient` which parameters are ours."""
+        for parameter in self.parameters(recurse=False):
+            parameter.is_coefficient = True  # type: ignore[attr-defined]
+
     def values(self) -> Values:
         """The parameters in float64 on the CPU, detached; shapes as stored."""
         return {}
@@ -73,7 +88,9 @@ class Activation(nn.Module):
         """F(x) in float64 by the plain formula, differentiable in x: slow, and independent of `forward`."""
         s = float(self.unit)
         by_channel = {name: self._per_channel(value).to(x.device) for name, value in self.values().items()}
-        return s * self.evaluate(by_channel, x.double() / s)
+        if self.channel_dim == -1:
+            return s * self.evaluate(by_channel, x.double() / s)
+        return s * self.evaluate(by_channel, x.double().movedim(self.channel_dim, -1) / s).movedim(-1, self.channel_dim)
 
     def frozen(self) -> Callable[[Tensor], Tensor]:
         """F, without gradients and while the parameters stay as they are: what depends on them alone is computed once."""
@@ -90,7 +107,8 @@ class Activation(nn.Module):
 
     def extra_repr(self) -> str:
         std = "meta" if self.input_std.is_meta else f"{float(self.input_std):.4g}"
-        return f"{self.spec!r}, channels={self.channels}, input_std={std}"
+        dim = f", channel_dim={self.channel_dim}" if self.channel_dim != -1 else ""
+        return f"{self.spec!r}, channels={self.channels}{dim}, input_std={std}"
 
     def _per_channel(self, value: Tensor) -> Tensor:
         rows = value.shape[0] if value.dim() == 2 else 1
@@ -104,12 +122,13 @@ class Activation(nn.Module):
             return tensor.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
 
         super()._apply(keep_precision, recurse)
+        self._mark()
         return self
 
 
 LEARNABLE_OPTIONS = {
     "per": Option("layer", ("layer", "channel")),
-    "init": Option("unit", ("unit", "paper", "fit-gelu")),
+    "init": Option("unit", ("unit", "paper", *(f"fit-{name}" for name in TARGETS))),
     "learnable": Option(True, (True, False)),
 }
 
@@ -127,12 +146,13 @@ class Learnable(Activation):
     def __init__(self, channels: int, input_std: float = 1.0, **options: Any) -> None:
         super().__init__(channels, input_std, **options)
         init = self.choices["init"]
-        if init not in ("unit", "fit-gelu"):
+        aim = TARGETS.get(init.removeprefix("fit-"))
+        if init != "unit" and aim is None:
             self.input_std.fill_(1.0)  # the published initialisations know nothing of the inputs' law
             self.fitted_range.fill_(3.0)
         with torch.device("cpu"):  # whatever the caller's default device, meta included
-            is_fit, law = init == "fit-gelu", Weight("normal", input_std)
-            values = self.fitted(Target.sample(gelu, law, unit=input_std)) if is_fit else self.initial(init)
+            law = Weight("normal", input_std)
+            values = self.fitted(Target.sample(aim, law, unit=input_std)) if aim else self.initial(init)
             constants = self.constants()
         for name, value in values.items():
             self._store(name, self._by_row(value))
@@ -140,7 +160,15 @@ class Learnable(Activation):
             self.register_buffer(name, constant.to(self.input_std), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.function()(x)
+        if self.rows() == 1:
+            return self.function()(x)
+        dim = self.channel_dim
+        if x.dim() < -dim or x.shape[dim] != self.channels:  # a divisor of it would pass for blocks of channels
+            raise ValueError(
+                f"{self.spec} is for {self.channels} channels in dimension {dim}, and was given {tuple(x.shape)}; build it for "
+                "the channels that it gets, or use per=layer"
+            )
+        return self.function()(x) if dim == -1 else self.function()(x.movedim(dim, -1)).movedim(-1, dim)
 
     def function(self) -> Pointwise:
         """F at the parameters as they are."""
@@ -148,7 +176,7 @@ class Learnable(Activation):
 
     @torch.no_grad()
     def frozen(self) -> Callable[[Tensor], Tensor]:
-        return self.function().frozen() if type(self).forward is Learnable.forward else self
+        return self.function().frozen() if type(self).forward is Learnable.forward and self.channel_dim == -1 else self
 
     def initial(self, init: str) -> Values:
         """The starting values in float64, (k,) or (rows, k)."""

@@ -31,7 +31,7 @@ class Fourier(Learnable):
     options: ClassVar = {
         "degree": Option(5, range(1, 13)),
         **LEARNABLE_OPTIONS,
-        "init": Option("unit", ("unit", "paper", "fit-gelu", "library")),
+        "init": Option("unit", (*LEARNABLE_OPTIONS["init"].allowed, "library")),
     }
     degrees = ("degree",)
     parameter_names = ("amplitudes", "frequencies", "phases")

@@ -1,10 +1,25 @@
-"""Optimizer groups that know about activations."""
+"""Optimizer groups that know about activations, and how other trainers can tell their parameters."""
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from activations.activation import Activation
+
+
+def is_coefficient(name: str, parameter: Tensor) -> bool:
+    """Whether (name, parameter), as `model.named_parameters()` gives them, is a parameter of one of our activations.
+
+    For trainers that sort parameters themselves. Two rules hold for these: no weight decay (it would undo the gain), and no
+    optimizer for weight matrices such as Muon, although a table of coefficients per channel has two dimensions:
+
+        hidden = [p for n, p in model.named_parameters() if p.dim() == 2 and not activations.is_coefficient(n, p)]
+
+    The parameter decides, by a mark that survives moving, copying, loading and wrapping; `name` is not looked at. For the
+    Trainer of transformers pass `optimizers=(AdamW(parameter_groups(model, lr, weight_decay)), None)`: it decays whatever is no
+    bias and no norm by name.
+    """
+    return bool(getattr(parameter, "is_coefficient", False))
 
 
 def parameter_groups(

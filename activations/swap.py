@@ -1,40 +1,66 @@
 """Replace the activations of any model: ours, a transformers GPT-2 or ConvNeXt, anything made of modules."""
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from activations import registry
+from activations import channels, registry, swapped
 from activations.activation import Activation, Learnable
+from activations.channels import Channels
 from activations.fit import fit
-from activations.target import gelu
+from activations.target import TARGETS
+
+Function = Callable[[Tensor], Tensor]
+ALIKE = 0.05  # quick GELU differs from GELU by 0.02 on |x| <= 3, SiLU and ReLU by 0.19 and 0.17
 
 
 def swap(
-    model: nn.Module, old: type | tuple[type, ...], spec: str, input_std: float | Mapping[str, float] | None = None
+    model: nn.Module,
+    old: type | tuple[type, ...],
+    spec: str,
+    input_std: float | Mapping[str, float] | None = None,
+    *,
+    example_inputs: object = None,
+    channel_dim: int | Mapping[str, int] | None = None,
 ) -> int:
     """Put `spec` in the place of every module of class `old`, in place; returns how many modules were replaced.
 
     input_std: standard deviation of the inputs, one for all or by module name (`telemetry.input_stds` measures them); None: 1,
-    and `init=fit-gelu` takes the family's default weight instead. A module that is used in several places stays shared. Device,
-    dtype and training mode are the neighbours'. Channels come from the neighbouring layer, and only where the spec has
-    parameters a channel (the last dimension must be the channels). ValueError when no module is of class `old`, with the
-    classes that are.
+    and fits take the family's default weight instead.
+    init=fit in `spec` matches each new module to the one that it replaces; init=fit-gelu, fit-silu and fit-relu do the same and
+    refuse to replace another function.
+    example_inputs: what one call of the model takes: a tensor, a tuple of positional or a mapping of keyword arguments. Needed
+    where `spec` has parameters for each channel (per=channel, rational's groups) and the channels are not certain without:
+    those of a Sequential, of our own activations and of text models of transformers are. One forward pass in evaluation mode.
+    channel_dim: which dimension of the activation's input holds the channels, one for all or by module name, where the pass
+    cannot tell (it follows convolutions and linear layers through norms, pooling, dropout, sums and products).
+    A module that is used in several places stays shared. Device and dtype are those of the nearest parameters, the training
+    mode is that of the replaced module. A transformers model's config records what was swapped: `load_swapped` reads it.
+
+    ValueError, with the model as it was: no module is of class `old` (names the activations that it has), a bad spec, channels
+    that are needed and not certain, a fit to another function than the replaced one.
     """
+    spec, fits_old = _without_fit(spec)
     spec = registry.check(spec)
     places = [(name, parent, key) for name, parent, key in _places(model) if isinstance(getattr(parent, key), old)]
     if not places:
         raise ValueError(f"swap: the model has no {_names(old)}; its activations are: {_present(model)}")
+    by_name = {name: getattr(parent, key) for name, parent, key in places}
+    fed = channels.find(model, by_name, example_inputs, channel_dim) if _needs_channels(spec) else {}
     # All are built before any is replaced: an error leaves the model as it was.
     new: dict[int, Activation] = {}
-    for name, parent, key in places:
-        module = getattr(parent, key)
+    for name, module in by_name.items():
         if id(module) not in new:
-            new[id(module)] = _replacement(model, name, spec, input_std)
-            new[id(module)].train(module.training)
+            new[id(module)] = _replacement(model, name, spec, fits_old, input_std, fed.get(name))
+        elif name in fed and (fed[name].size, fed[name].dim) != (new[id(module)].channels, new[id(module)].channel_dim):
+            raise ValueError(f"swap: {name!r} is one module in places of different widths; use per=layer")
     for _, parent, key in places:
         setattr(parent, key, new[id(getattr(parent, key))])
+        if isinstance(parent, nn.TransformerEncoderLayer):
+            parent.activation_relu_or_gelu = 0  # or its fused GELU or ReLU would go on in evaluation mode
+    swapped.record(model)
     return len(new)
 
 
@@ -45,61 +71,97 @@ def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
             yield f"{prefix}.{key}" if prefix else key, parent, key
 
 
-def _replacement(model: nn.Module, name: str, spec: str, input_std: float | Mapping[str, float] | None) -> Activation:
+def _without_fit(spec: str) -> tuple[str, bool]:
+    """`init=fit` names no function, so it is no option of a module: the spec without it, and whether it was there."""
+    name, colon, options = spec.partition(":")
+    kept = [option for option in options.split(",") if "".join(option.split()) != "init=fit"]
+    return name + colon * bool(kept) + ",".join(kept), len(kept) < len(options.split(","))
+
+
+def _needs_channels(spec: str) -> bool:
+    """Whether the parameters depend on the channels."""
+    _, options = registry.parse(spec)
+    return options.get("per") == "channel" or options.get("groups", 1) > 1
+
+
+def _replacement(
+    model: nn.Module,
+    name: str,
+    spec: str,
+    fits_old: bool,
+    input_std: float | Mapping[str, float] | None,
+    fed: Channels | None,
+) -> Activation:
     if isinstance(input_std, Mapping):
         if name not in input_std:
             raise ValueError(f"swap: input_std has no entry for {name!r}; give one a module, or one number for all")
         input_std = input_std[name]
-    channels, neighbour = _channels(model, name)
-    if _is_per_channel(spec) and not channels:
-        raise ValueError(
-            f"swap: no neighbouring layer tells the channels of {name!r}; use per=layer, or activations.build by hand"
-        )
-    module = registry.build(spec, channels or 1, 1.0 if input_std is None else input_std)
-    if input_std is None and isinstance(module, Learnable) and module.choices["init"] == "fit-gelu":
-        fit(module, gelu)
-    like = next(iter(neighbour.parameters()), None) if neighbour is not None else None
+    old = model.get_submodule(name)
+    count = fed.size if fed else old.channels if isinstance(old, Activation) else 1
+    module = registry.build(spec, count, 1.0 if input_std is None else input_std)
+    if fed:
+        module.channel_dim = fed.dim
+    if isinstance(module, Learnable):
+        aim = str(module.choices["init"]).removeprefix("fit-")
+        if fits_old:
+            function = _function(old, name)
+            aim = next((key for key, target in TARGETS.items() if _distance(function, target) < ALIKE), "")
+            fit(module, function, input_std)
+            if aim:
+                module.choices["init"] = f"fit-{aim}"
+                module.spec = registry.check(module.spec.replace("init=unit", f"init=fit-{aim}"))
+        elif aim in TARGETS:
+            if not isinstance(old, Learnable):  # a learned shape is no function of a name
+                _require_alike(old, name, aim)
+            if input_std is None:
+                fit(module, TARGETS[aim])
+    elif fits_old:
+        raise ValueError(f"swap: init=fit is for learnable activations, not {spec!r}; leave it out")
+    like = _nearest_parameter(model, name)
+    module.train(old.training)
     return module if like is None else module.to(like.device, like.dtype)
 
 
-def _is_per_channel(spec: str) -> bool:
-    """Whether the shapes of its parameters depend on the channels."""
-    return any("per=channel" in part or part.startswith("groups=") for part in spec.partition(":")[2].split(","))
+def _function(old: nn.Module, name: str) -> Function:
+    """What `old` computes, for float64 tensors. ValueError where that is not one function of each element."""
+    if isinstance(old, Activation):
+        values, s = old.values(), float(old.unit)
+        if any(value.dim() == 2 for value in values.values()):
+            raise ValueError(f"swap: {name!r} has a shape for each channel, and a fit has one target; use another init")
+        return lambda x: s * old.evaluate(values, x / s)
+    double = copy.deepcopy(old).cpu().double().eval()
+    x = torch.linspace(-3, 3, 13, dtype=torch.float64)
+    with torch.no_grad():
+        if (
+            any(p.numel() > 1 for p in double.parameters())
+            or double(x).shape != x.shape
+            or not (double(x)[5:6] == double(x[5:6]))
+        ):
+            raise ValueError(
+                f"swap: {name!r}, a {type(old).__name__}, is no function of each element; a fit has no target there"
+            )
+    return double
 
 
-def _channels(model: nn.Module, name: str) -> tuple[int, nn.Module | None]:
-    """Size of the last dimension that module `name` gets, and the layer that tells it; 0 where none does.
+def _require_alike(old: nn.Module, name: str, aim: str) -> None:
+    if (distance := _distance(_function(old, name), TARGETS[aim])) > ALIKE:
+        raise ValueError(
+            f"swap: init=fit-{aim} would change the function: {name!r} is a {type(old).__name__}, {distance:.2g} away from "
+            f"{aim} on |x| <= 3; use init=fit to match what is replaced"
+        )
 
-    Looked for in the smallest enclosing module that has linear layers: the output of the one before, where there is one after
-    as well, or no other, or the module is a Sequential. Registered after all of them (transformers' GPT2MLP), or before, it is
-    what the last one takes in.
-    """
+
+def _distance(function: Function, other: Function) -> float:
+    x = torch.linspace(-3, 3, 121, dtype=torch.float64)
+    with torch.no_grad():
+        return float((function(x) - other(x)).abs().max())
+
+
+def _nearest_parameter(model: nn.Module, name: str) -> nn.Parameter | None:
+    """Of the smallest enclosing module that has parameters."""
     parts = name.split(".")
-    for depth in range(len(parts) - 1, -1, -1):
-        root = model.get_submodule(".".join(parts[:depth]))
-        inside = ".".join(parts[depth:])
-        order = [key for key, _ in root.named_modules(remove_duplicate=False)]
-        position = order.index(inside)
-        layers = [(order.index(key), module, widths) for key, module in root.named_modules() if (widths := _widths(module))]
-        before = [(module, widths) for at, module, widths in layers if at < position]
-        after = [(module, widths) for at, module, widths in layers if at > position]
-        if before and (after or len(before) == 1 or isinstance(root, nn.Sequential)):
-            module, (_, width) = before[-1]
-            return width, module
-        if before or after:
-            module, (width, _) = (after or before)[-1]
-            return width, module
-    return 0, None
-
-
-def _widths(module: nn.Module) -> tuple[int, int] | None:
-    """(in, out) of a layer that acts on the last dimension: torch's Linear, or transformers' Conv1D (weight (in, out))."""
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    weight = getattr(module, "weight", None)
-    if hasattr(module, "nf") and isinstance(weight, torch.Tensor) and weight.dim() == 2:
-        return weight.shape[0], weight.shape[1]
-    return None
+    enclosing = (model.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) - 1, -1, -1))
+    return next((p for module in enclosing for p in module.parameters() if p.is_floating_point()), None)
 
 
 def _present(model: nn.Module) -> str:

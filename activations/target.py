@@ -61,6 +61,15 @@ class Target:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x Phi(x), the exact form: what `init=fit-gelu` aims at."""
+    """x Phi(x), the exact form."""
     y: Tensor = x * torch.special.ndtr(x)
     return y
+
+
+def silu(x: Tensor) -> Tensor:
+    """x sigmoid(x)."""
+    y: Tensor = x * torch.sigmoid(x)
+    return y
+
+
+TARGETS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": gelu, "silu": silu, "relu": torch.relu}  # init=fit-<name>

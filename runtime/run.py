@@ -244,11 +244,13 @@ def initial_model(config: Config, batches: Batches) -> GPT:
     if loaded.config.activation == wanted.activation:
         gpt.load_gpt2_state_dict(weights, config.init_from)
         return gpt
-    own = gpt.gpt2_state_dict()
-    gpt.load_gpt2_state_dict({n: own[n] if ".act." in n else weights[n] for n in own}, config.init_from)
     if config.input_scale == "auto":
         inputs = torch.from_numpy(batches.read(0, slice(0, 8)).inputs)
-        activations.swap(gpt, activations.Activation, wanted.activation, telemetry.input_stds(loaded, inputs))
+        activations.swap(loaded, activations.Activation, wanted.activation, telemetry.input_stds(loaded, inputs))
+        gpt.load_gpt2_state_dict(loaded.gpt2_state_dict(), config.init_from)
+        return gpt
+    own = gpt.gpt2_state_dict()
+    gpt.load_gpt2_state_dict({n: own[n] if ".act." in n else weights[n] for n in own}, config.init_from)
     return gpt
 
 
