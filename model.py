@@ -199,9 +199,11 @@ class GPT(nn.Module):
     def reset_parameters(self, seed: int) -> None:
         """GPT-2's init: normal(0.02), residual projections over sqrt(2 n_layer), c_fc as `mlp_init` says, biases zero."""
         generator = torch.Generator().manual_seed(seed)
+        made_with_values = (activations.Activation, LayerNorm)
+        left = {id(p) for module in self.modules() if isinstance(module, made_with_values) for p in module.parameters()}
         for name, parameter in self.named_parameters():
-            if ".act." in name or ".ln_" in name:
-                continue  # activations and norms are made with their initial values
+            if id(parameter) in left:
+                continue
             if name.endswith("bias"):
                 parameter.zero_()
                 continue

@@ -6,7 +6,7 @@ activations.gains(act)          # (E[F^2], E[F'^2]) under N(0, 0.55^2): 0.55^2 a
 
 from activations.activation import Activation, gains
 from activations.fit import FitReport, fit
-from activations.groups import is_coefficient, parameter_groups
+from activations.groups import is_coefficient, parameter_groups, tensor_names
 from activations.registry import build, names
 from activations.swap import swap
 from activations.swapped import load_swapped
@@ -22,4 +22,5 @@ __all__ = [
     "names",
     "parameter_groups",
     "swap",
+    "tensor_names",
 ]

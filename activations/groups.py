@@ -22,6 +22,12 @@ def is_coefficient(name: str, parameter: Tensor) -> bool:
     return bool(getattr(parameter, "is_coefficient", False))
 
 
+def tensor_names(model: nn.Module) -> set[str]:
+    """The names in `model.state_dict()` of all parameters and buffers that belong to an `Activation`."""
+    modules = [(prefix, module) for prefix, module in model.named_modules() if isinstance(module, Activation)]
+    return {f"{prefix}.{name}" if prefix else name for prefix, module in modules for name in module.state_dict()}
+
+
 def parameter_groups(
     model: nn.Module, lr: float, weight_decay: float, activation_lr_scale: float = 1.0
 ) -> list[dict[str, Any]]:

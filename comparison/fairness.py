@@ -8,21 +8,15 @@ from typing import Any
 
 from activations import registry
 from comparison.record import Record
-
-# They say where a run lies and whom it tells, not what it computes.
-BOOKKEEPING = frozenset(
-    ("out_dir", "resume", "wandb", "wandb_project", "wandb_run_name", "keep_checkpoints", "checkpoint_interval", "timeout_s")
-)
-LEARNING_RATE_FIELDS = ("learning_rate", "min_lr")
-_UNRESOLVED = {"vocab_size": 0, "tokenizer": ""}  # a plan leaves them to the data, a finished run names them
+from config.schema import names
 
 
 def check(records: Sequence[Record], varied: Collection[str]) -> None:
     """Refuse, by a ValueError that names the first difference, runs that differ in more than activation, seed and `varied`.
 
     Runs of one seed and one set of varied values must have been fed the same bytes, have started from the same weights
-    outside the activation; the learning rate changes neither, so it counts as no varied value here. Runs of one seed must
-    have computed in one precision unless that is what varies: `dtype=auto` is a different one on different hardware.
+    outside the activation; values on which neither depends, such as the learning rate, count as none here. Runs of one seed
+    must have computed in one precision unless that is what varies: `dtype=auto` is a different one on different hardware.
     """
     if not records:
         raise ValueError("no finished runs to compare")
@@ -30,9 +24,9 @@ def check(records: Sequence[Record], varied: Collection[str]) -> None:
     first_of: dict[tuple[Any, ...], Record] = {}
     first_of_seed: dict[int, Record] = {}
     seen: set[tuple[Any, ...]] = set()
-    groups = sorted(set(varied) - set(LEARNING_RATE_FIELDS))
+    groups = sorted(set(varied) & set(names(start=True)))
     for record in records:
-        for name in _differing(first.config, record.config, BOOKKEEPING | {"activation", "seed", *varied}):
+        for name in _differing(first.config, record.config, {*names(compare=("own", "free")), *varied}):
             raise ValueError(
                 f"{describe(first)} and {describe(record)} differ in {name}: {first.config.get(name)!r} and "
                 f"{record.config.get(name)!r}; give it to --vary if that is what you compare"
@@ -68,9 +62,9 @@ def same_run(planned: dict[str, Any], finished: dict[str, Any]) -> bool:
     """Whether a finished run's configuration is the planned one, as far as computation goes."""
     if planned["seed"] != finished["seed"]:  # soon said, and true of most pairs
         return False
-    resolved = {name for name, value in _UNRESOLVED.items() if planned[name] == value}
+    resolved = {name for name in names(from_data=True) if not planned[name]}
     same_activation = registry.check(planned["activation"]) == registry.check(finished["activation"])
-    return same_activation and not _differing(planned, finished, BOOKKEEPING | {"activation"} | resolved)
+    return same_activation and not _differing(planned, finished, {*names(compare="free"), "activation", *resolved})
 
 
 def notes(records: Iterable[Record]) -> list[str]:

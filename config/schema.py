@@ -10,9 +10,12 @@ import difflib
 import math
 import types
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from activations import registry
+
+T = TypeVar("T")
+Fact = str | bool | tuple[str, ...]
 
 # Sizes beyond these are slips of the keyboard: larger than any GPT-2 by orders of magnitude, small enough for int32 arithmetic.
 _LARGEST = {"n_layer": 10_000, "n_head": 10_000, "n_embd": 1 << 20, "block_size": 1 << 20, "vocab_size": 1 << 16}
@@ -44,112 +47,150 @@ class GPTConfig:
         _make_canonical(self)
 
 
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    resume: Literal["fixed", "free"],
+    compare: Literal["same", "own", "free"],
+    ranks: Literal["same", "free"] = "same",
+    model: Literal["", "shape", "other"] = "",
+    start: bool = False,
+    from_data: bool = False,
+) -> Any:
+    """A field of `Config`, with all that the project has to know of it. What follows from a fact is found by `names`.
+
+    resume: a resumed run has the checkpoint's value (fixed), or may have another one (free).
+    compare: compared runs have one value (same); the comparison chooses it (own); or it does not change what a run computes
+        (free), and then `config_hash` leaves it out.
+    ranks: all processes of a run have one value (same). Paths and devices may differ (free): what they hold is compared.
+    model: the field is part of `GPTConfig`. Weights of another value do not fit (shape), or they do (other).
+    start: the bytes that a run is fed, or its initial weights outside the activation, depend on it.
+    from_data: a run finds the value in its data where the config leaves it open.
+    """
+    facts = {"resume": resume, "compare": compare, "ranks": ranks, "model": model, "start": start, "from_data": from_data}
+    return dataclasses.field(default=default, metadata=facts)
+
+
+def declared(config: type[T]) -> type[T]:
+    """Class decorator: TypeError for a field made without `setting`, or one whose `model` is not what `GPTConfig` says."""
+    of_model = {field.name for field in dataclasses.fields(GPTConfig)}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        if "resume" not in field.metadata:
+            raise TypeError(
+                f"{config.__name__}.{field.name} is not declared; write {field.name} = setting(..., resume=..., ...)"
+            )
+        if bool(field.metadata["model"]) != (field.name in of_model):
+            raise TypeError(f"{config.__name__}.{field.name} has model={field.metadata['model']!r}; GPTConfig says otherwise")
+    return config
+
+
+@declared
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A run. Batch sizes count sequences of `block_size` tokens; intervals count optimizer steps."""
 
     # Model
-    activation: str = "gelu"
+    activation: str = setting("gelu", resume="fixed", compare="own", model="other")
     """Spec string of the MLP activation, as hermite:degree=3 (activations.names() lists the families)."""
-    n_layer: int
+    n_layer: int = setting(resume="fixed", compare="same", model="shape", start=True)
     """Transformer blocks."""
-    n_head: int
+    n_head: int = setting(resume="fixed", compare="same", model="shape", start=True)
     """Attention heads; divides n_embd."""
-    n_embd: int
+    n_embd: int = setting(resume="fixed", compare="same", model="shape", start=True)
     """Width of the residual stream."""
-    block_size: int
+    block_size: int = setting(resume="fixed", compare="same", model="shape", start=True)
     """Context length in tokens."""
-    vocab_size: int = 0
+    vocab_size: int = setting(0, resume="fixed", compare="same", model="shape", start=True, from_data=True)
     """Token ids in use; 0 reads the prepared data's meta.json. The table is padded to a multiple of 64 inside."""
-    bias: bool
+    bias: bool = setting(resume="fixed", compare="same", model="shape", start=True)
     """Biases in linear layers and norms, as in GPT-2 (nanoGPT trains without)."""
-    dropout: float = 0.0
+    dropout: float = setting(0.0, resume="fixed", compare="same", model="other")
     """Dropout probability on embeddings, attention weights and residual branches."""
-    mlp_init: Literal["gpt2", "unit"] = "gpt2"
+    mlp_init: Literal["gpt2", "unit"] = setting("gpt2", resume="fixed", compare="same", model="other", start=True)
     """Standard deviation of c_fc at init: gpt2 0.02; unit preactivation_std/sqrt(n_embd)."""
-    preactivation_std: float = 1.0
+    preactivation_std: float = setting(1.0, resume="fixed", compare="same", model="other", start=True)
     """Standard deviation of the activation's inputs at init, with mlp_init unit."""
-    input_scale: Literal["auto", "1"] = "auto"
+    input_scale: Literal["auto", "1"] = setting("auto", resume="fixed", compare="same", model="other")
     """input_std given to the activation: auto is the standard deviation that mlp_init produces; 1 ignores it."""
 
     # Data
-    data_dir: str
+    data_dir: str = setting(resume="free", compare="same", ranks="free", start=True)
     """Folder with *train*.bin and *val*.bin shards (python -m data.prepare makes one)."""
-    tokenizer: str = ""
+    tokenizer: str = setting("", resume="fixed", compare="same", start=True, from_data=True)
     """Tokenizer of foreign shards: gpt2, bytes, none (ids without text) or PATH/tokenizer.json; empty reads meta.json."""
-    global_batch_size: int
+    global_batch_size: int = setting(resume="fixed", compare="same", start=True)
     """Sequences an optimizer step, over all processes."""
-    micro_batch_size: int
+    micro_batch_size: int = setting(resume="free", compare="same")
     """Sequences a forward pass, per process; global_batch_size is a multiple of processes * micro_batch_size."""
 
     # Schedule and evaluation
-    max_steps: int
+    max_steps: int = setting(resume="free", compare="same", start=True)
     """Optimizer steps of the whole run."""
-    log_interval: int = 10
+    log_interval: int = setting(10, resume="free", compare="same")
     """Steps between training rows in metrics.jsonl."""
-    eval_interval: int
+    eval_interval: int = setting(resume="free", compare="same")
     """Steps between evaluations; there is always one at the start and one at the end."""
-    eval_tokens: int = 0
+    eval_tokens: int = setting(0, resume="free", compare="same")
     """Validation targets used, from the start of the set; 0 uses all."""
-    eval_only: bool = False
+    eval_only: bool = setting(False, resume="free", compare="same")
     """Evaluate the initial or resumed weights and stop."""
-    checkpoint_interval: int
+    checkpoint_interval: int = setting(resume="free", compare="free")
     """Steps between checkpoints; one is written at the end and at each new best evaluation too."""
-    keep_checkpoints: int = 1
+    keep_checkpoints: int = setting(1, resume="free", compare="free")
     """How many of the newest checkpoints stay on disk; the best always does."""
 
     # Optimizer: AdamW, linear warm-up, cosine decay
-    learning_rate: float
+    learning_rate: float = setting(resume="fixed", compare="same")
     """Peak learning rate."""
-    min_lr: float
+    min_lr: float = setting(resume="fixed", compare="same")
     """Learning rate at the end of the decay and after it."""
-    warmup_steps: int
+    warmup_steps: int = setting(resume="fixed", compare="same")
     """Steps of linear warm-up."""
-    lr_decay_steps: int = 0
+    lr_decay_steps: int = setting(0, resume="fixed", compare="same")
     """Step at which min_lr is reached; 0: max_steps."""
-    weight_decay: float = 0.1
+    weight_decay: float = setting(0.1, resume="fixed", compare="same")
     """Decay of matrices and embeddings; norms, biases and activation coefficients have none."""
-    beta1: float = 0.9
+    beta1: float = setting(0.9, resume="fixed", compare="same")
     """AdamW's decay rate of the first moment."""
-    beta2: float
+    beta2: float = setting(resume="fixed", compare="same")
     """AdamW's decay rate of the second moment."""
-    grad_clip: float = 1.0
+    grad_clip: float = setting(1.0, resume="fixed", compare="same")
     """Largest global gradient norm; 0 does not clip."""
-    activation_lr_scale: float = 1.0
+    activation_lr_scale: float = setting(1.0, resume="fixed", compare="same")
     """Learning rate of activation coefficients relative to learning_rate."""
 
     # Run
-    seed: int = 1337
+    seed: int = setting(1337, resume="fixed", compare="own", start=True)
     """Seeds initial weights, data order and dropout, each with a generator of its own."""
-    device: str = "auto"
+    device: str = setting("auto", resume="free", compare="same", ranks="free")
     """auto, cpu, cuda, cuda:N or mps."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting("auto", resume="free", compare="same")
     """Autocast type; auto: bfloat16 where the hardware computes in it, float16 on older GPUs, else float32."""
-    compile: bool = True
+    compile: bool = setting(True, resume="free", compare="same")
     """torch.compile the model where a compiler is present."""
-    backend: Literal["auto", "nccl", "gloo"] = "auto"
+    backend: Literal["auto", "nccl", "gloo"] = setting("auto", resume="free", compare="same")
     """Collectives under torchrun; auto: nccl on CUDA, else gloo."""
-    deterministic: bool = False
+    deterministic: bool = setting(False, resume="free", compare="same")
     """CUDA kernels that repeat to the bit, or an error where there is none; CPU runs repeat in any case."""
-    nonfinite: Literal["stop", "skip"] = "stop"
+    nonfinite: Literal["stop", "skip"] = setting("stop", resume="free", compare="same")
     """What a non-finite loss or gradient does: stop the run with exit code 1, or skip the step."""
-    telemetry_interval: int = 0
+    telemetry_interval: int = setting(0, resume="free", compare="same")
     """Steps between telemetry rows (per layer: coefficients, input law, gains); 0: none."""
-    timeout_s: float = 600.0
+    timeout_s: float = setting(600.0, resume="free", compare="free")
     """Seconds after which a collective that waits for a lost rank is an error."""
 
     # Where it lies and where it starts
-    out_dir: str = ""
+    out_dir: str = setting("", resume="free", compare="free", ranks="free")
     """The run's folder; empty: runs/<preset file name>."""
-    resume: Literal["auto", "never", "must"] = "auto"
+    resume: Literal["auto", "never", "must"] = setting("auto", resume="free", compare="free")
     """auto: go on from the newest checkpoint in out_dir if there is one; never: out_dir must be new; must: it must have one."""
-    init_from: str = ""
+    init_from: str = setting("", resume="fixed", compare="same", ranks="free", start=True)
     """Weights to start from: empty (random), a run's folder, a GPT-2 folder or hub name."""
-    wandb: Literal["disabled", "offline", "online"] = "disabled"
+    wandb: Literal["disabled", "offline", "online"] = setting("disabled", resume="free", compare="free")
     """Weights & Biases; metrics.jsonl has the same numbers in any case."""
-    wandb_project: str = "activations"
+    wandb_project: str = setting("activations", resume="free", compare="free")
     """W&B project."""
-    wandb_run_name: str = ""
+    wandb_run_name: str = setting("", resume="free", compare="free")
     """W&B run name; empty: the folder's name."""
 
     def __post_init__(self) -> None:
@@ -168,17 +209,20 @@ class Config:
 
     def gpt(self, vocab_size: int) -> GPTConfig:
         """The model's part, with the vocabulary that the data have."""
-        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(GPTConfig)}
+        shared = {name: getattr(self, name) for name in names(model=("shape", "other"))}
         return GPTConfig(**shared | {"vocab_size": vocab_size})
 
+    def values(self, **facts: Fact) -> dict[str, Any]:
+        """The fields that `names` finds, with their values. A decay left open counts as the `max_steps` that it means."""
+        return {name: self.decay_steps if name == "lr_decay_steps" else getattr(self, name) for name in names(**facts)}
 
-# A resumed run must agree with its checkpoint in these; in everything else it may differ, and the difference is logged.
-FIXED_FIELDS = (
-    "activation", "n_layer", "n_head", "n_embd", "block_size", "bias", "dropout", "mlp_init", "preactivation_std",
-    "input_scale", "tokenizer",
-    "global_batch_size", "learning_rate", "min_lr", "warmup_steps", "decay_steps", "weight_decay", "beta1", "beta2",
-    "grad_clip", "activation_lr_scale", "seed",
-)  # fmt: skip
+
+def names(**facts: Fact) -> tuple[str, ...]:
+    """The fields of `Config` that were declared so, in their order: names(resume="fixed"); a tuple is one of its values."""
+    wanted = {fact: value if isinstance(value, tuple) else (value,) for fact, value in facts.items()}
+    return tuple(
+        field.name for field in dataclasses.fields(Config) if all(field.metadata[f] in values for f, values in wanted.items())
+    )
 
 
 def from_dict(values: dict[str, Any], where: str) -> Config:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from config.foreign import read_object, read_tensors
-from config.schema import FIXED_FIELDS, Config, from_dict
+from config.schema import Config, from_dict
 from data.shards import file_sha256
 from model import GPT
 from runtime.files import remove, write_atomically, write_json, write_text
@@ -225,10 +225,14 @@ def check_resumable(config: Config, earlier: Config, folder: Path) -> dict[str, 
 
     Raises ValueError naming those that a run cannot change on its way.
     """
-    differing = [name for name in FIXED_FIELDS if getattr(config, name) != getattr(earlier, name)]
-    if differing:
-        told = ", ".join(f"{name} was {getattr(earlier, name)!r} and is {getattr(config, name)!r}" for name in differing)
-        raise ValueError(f"cannot resume {folder}: {told}; give the former values, or another out_dir")
+    former, given = earlier.values(resume="fixed"), config.values(resume="fixed")
+    if differing := [name for name in given if given[name] != former[name]]:
+        told = ", ".join(f"{name} was {former[name]!r} and is {given[name]!r}" for name in differing)
+        back = " ".join(f"--{name} {former[name]}" for name in differing)
+        raise ValueError(
+            f"cannot resume {folder}: {told}; type {back} to go on, or start another run from its weights: "
+            f"--init_from {folder.parent.parent} --out_dir ANOTHER"
+        )
     was, now = asdict(earlier), asdict(config)
     return {name: (was[name], now[name]) for name in now if was[name] != now[name]}
 

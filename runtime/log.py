@@ -77,8 +77,8 @@ def cut(path: Path, step: int) -> None:
 
 
 def config_hash(config: Config) -> str:
-    """SHA-256 of the configuration, where the run lies left out: equal for runs that should be equal."""
-    values = {name: value for name, value in asdict(config).items() if name != "out_dir"}
+    """SHA-256 of all settings that change what a run computes: equal for runs that should be equal."""
+    values = config.values(compare=("same", "own"))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import activations
 from activations import telemetry
-from config.schema import Config
+from config.schema import Config, names
 from data import shards
 from data.batches import Batch, Batches
 from data.lock import locked
@@ -236,8 +236,7 @@ def initial_model(config: Config, batches: Batches) -> GPT:
     source = Path(config.init_from)
     is_run = (source / "checkpoints").is_dir() or (source / "state.pt").is_file()
     loaded = checkpoint.load_model(source)[0] if is_run else GPT.from_pretrained(config.init_from).eval()
-    shape = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias")
-    if wrong := [name for name in shape if getattr(loaded.config, name) != getattr(wanted, name)]:
+    if wrong := [name for name in names(model="shape") if getattr(loaded.config, name) != getattr(wanted, name)]:
         told = ", ".join(f"{name} {getattr(wanted, name)} (it has {getattr(loaded.config, name)})" for name in wrong)
         raise ValueError(f"init_from {config.init_from!r} does not fit this config: {told}")
     weights = loaded.gpt2_state_dict()
@@ -249,8 +248,8 @@ def initial_model(config: Config, batches: Batches) -> GPT:
         activations.swap(loaded, activations.Activation, wanted.activation, telemetry.input_stds(loaded, inputs))
         gpt.load_gpt2_state_dict(loaded.gpt2_state_dict(), config.init_from)
         return gpt
-    own = gpt.gpt2_state_dict()
-    gpt.load_gpt2_state_dict({n: own[n] if ".act." in n else weights[n] for n in own}, config.init_from)
+    own, of_activations = gpt.gpt2_state_dict(), activations.tensor_names(gpt)
+    gpt.load_gpt2_state_dict({n: own[n] if n in of_activations else weights[n] for n in own}, config.init_from)
     return gpt
 
 
@@ -276,10 +275,11 @@ def exchange_gradients(model: nn.Module, processes: Processes) -> nn.Module:
 def facts(run: Run) -> dict[str, Any]:
     """What run.json says of a run beside its launch."""
     gpt, data = run.gpt, run.dataset
+    coefficients = activations.tensor_names(gpt)
     return {
         "config_hash": log.config_hash(run.config),
         "parameters": gpt.num_parameters(),
-        "activation_parameters": sum(p.numel() for n, p in gpt.named_parameters() if ".act." in n),
+        "activation_parameters": sum(p.numel() for n, p in gpt.named_parameters() if n in coefficients),
         "flops_per_token": gpt.flops_per_token(),
         "data": {
             "corpus_sha256": data.corpus,
@@ -314,8 +314,8 @@ def restore(run: Run, folder: Path) -> None:
 
 def weights_hash(gpt: GPT, activation: bool) -> str:
     """SHA-256 over the activation's tensors, or over all others."""
-    digest = hashlib.sha256()
+    digest, of_activations = hashlib.sha256(), activations.tensor_names(gpt)
     for name, tensor in gpt.gpt2_state_dict().items():
-        if (".act." in name) == activation:
+        if (name in of_activations) == activation:
             digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()

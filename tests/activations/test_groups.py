@@ -6,6 +6,15 @@ from torch import nn
 import activations
 
 
+def test_names_are_those_of_modules_whatever_they_are_called() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), activations.build("hermite", 8))
+    model.add_module("act", nn.Linear(8, 4))
+    state = model.state_dict()
+    assert "1.coefficients" in activations.tensor_names(model) < set(state)
+    assert not any(name.startswith(("0.", "act.")) for name in activations.tensor_names(model))
+    assert activations.tensor_names(model[1]) == set(model[1].state_dict())
+
+
 def test_groups_by_kind_and_in_order() -> None:
     model = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 8), activations.build("tpgu", 8), nn.Linear(8, 4))
     groups = activations.parameter_groups(model, lr=1e-2, weight_decay=0.1, activation_lr_scale=0.5)

@@ -60,6 +60,15 @@ def test_the_bytes_fed_are_compared_even_where_the_learning_rate_varies(make_run
         fairness.check([first, read(folder)], ("learning_rate",))
 
 
+def test_a_varied_field_that_changes_no_bytes_and_no_weights_excuses_no_difference_in_them(make_run: Any) -> None:
+    """Weight decay, as the learning rate: runs of one seed start from the same weights whatever its value."""
+    records = [read(make_run("gelu", 1, 1.5)), read(make_run("gelu", 1, 1.5, weight_decay=0.3, run={"init_hash": "other"}))]
+    with pytest.raises(ValueError, match="differ in their initial weights"):
+        fairness.check(records, ("weight_decay",))
+    records = [records[0], read(make_run("relu", 1, 1.5, n_layer=3, run={"init_hash": "other"}))]
+    fairness.check(records, ("n_layer",))
+
+
 def test_one_precision_a_seed(make_run: Any) -> None:
     here, there = ({"hardware": {"device": name, "dtype": dtype}} for name, dtype in (("a", "bfloat16"), ("b", "float32")))
     records = [read(make_run("gelu", 1, 1.5, run=here)), read(make_run("relu", 1, 1.5, run=there))]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.schema import FIXED_FIELDS, Config, GPTConfig, from_dict
+from config import schema
+from config.schema import Config, GPTConfig, from_dict, names
 from config.tiny import config as tiny
 
 
@@ -86,15 +87,37 @@ def test_the_model_s_part_has_the_run_s_values() -> None:
     assert all(getattr(part, f.name) == getattr(tiny, f.name) for f in dataclasses.fields(GPTConfig) if f.name != "vocab_size")
 
 
-def test_fixed_fields_exist() -> None:
-    assert all(hasattr(tiny, name) for name in FIXED_FIELDS)
+def test_a_field_that_nobody_declared_is_refused() -> None:
+    """A forgotten field fails closed: the class cannot be made."""
+    made = dataclasses.dataclass(frozen=True, kw_only=True)
+    plain = made(type("Config", (), {"__annotations__": {"momentum": float}, "momentum": 0.9}))
+    with pytest.raises(TypeError, match=r"Config\.momentum is not declared; write momentum = setting\("):
+        schema.declared(plain)
+    field = schema.setting(2, resume="free", compare="same")
+    forgotten = made(type("Config", (), {"__annotations__": {"n_layer": int}, "n_layer": field}))
+    with pytest.raises(TypeError, match=r"Config\.n_layer has model=''; GPTConfig says otherwise"):
+        schema.declared(forgotten)
+    with pytest.raises(TypeError, match="resume"):
+        schema.setting(0.9, compare="same")  # type: ignore[call-arg]
+
+
+def test_what_follows_from_the_declarations() -> None:
+    """The lists that resume, comparisons and the model go by, as users rely on them."""
+    assert {"activation", "seed", "learning_rate", "lr_decay_steps", "global_batch_size"} <= set(names(resume="fixed"))
+    assert not {"max_steps", "micro_batch_size", "device", "out_dir", "compile"} & set(names(resume="fixed"))
+    assert set(names(compare="free")) == {
+        "out_dir", "resume", "wandb", "wandb_project", "wandb_run_name", "keep_checkpoints", "checkpoint_interval", "timeout_s",
+    }  # fmt: skip
+    assert set(names(compare="own")) == {"activation", "seed"}
+    assert set(names(model=("shape", "other"))) <= {field.name for field in dataclasses.fields(GPTConfig)}
+    assert names(ranks="free") == ("data_dir", "device", "out_dir", "init_from")
+    assert not {"learning_rate", "min_lr", "activation"} & set(names(start=True))
+    assert tiny.values(resume="fixed")["lr_decay_steps"] == tiny.max_steps  # left open: the decay ends with the run
 
 
 def test_every_field_is_documented() -> None:
     import ast
     import inspect
-
-    from config import schema
 
     tree = next(n for n in ast.parse(inspect.getsource(schema)).body if isinstance(n, ast.ClassDef) and n.name == "Config")
     for field, after in zip(tree.body, tree.body[1:], strict=False):

@@ -42,7 +42,8 @@ def test_rows_come_back_and_non_finite_numbers_are_null(small: Config, tmp_path:
 
 
 def test_config_hash_leaves_the_place_out(small: Config) -> None:
-    assert config_hash(small) == config_hash(dataclasses.replace(small, out_dir="elsewhere"))
+    for change in ({"out_dir": "elsewhere"}, {"timeout_s": 5.0}, {"wandb": "offline"}, {"lr_decay_steps": small.max_steps}):
+        assert config_hash(small) == config_hash(dataclasses.replace(small, **change))
     assert config_hash(small) != config_hash(dataclasses.replace(small, seed=1))
 
 
