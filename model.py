@@ -7,64 +7,49 @@ writes, and `from_pretrained` loads what `transformers` and OpenAI published.
 Shapes in the comments: B batch, T time (tokens), C n_embd, H heads, D = C/H, S cached time, V vocab_size, P = V padded.
 """
 
-import json
+import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import activations
-from activations import registry
-from config.foreign import read_object, read_tensors
+import decoding
 from config.schema import GPTConfig
-
-_TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # GPT-2 stores (in, out)
-_HF_ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu:exact=true", "relu": "relu", "silu": "silu"}
-
-Matvec = Callable[[Tensor, Tensor], Tensor]  # (out, in), (in,) -> (out,)
+from pretrained import folder
 
 
 class LayerNorm(nn.Module):
     """Layer normalisation with an optional bias, (..., C) -> (..., C)."""
 
-    def __init__(self, n_embd: int, bias: bool) -> None:
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(n_embd))
-        self.bias = nn.Parameter(torch.zeros(n_embd)) if bias else None
+        self.weight = nn.Parameter(torch.ones(config.n_embd))
+        self.bias = nn.Parameter(torch.zeros(config.n_embd)) if config.bias else None
+        self.eps = config.layer_norm_epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class Linear(nn.Linear):
     """x W^T + b, (..., in) -> (..., out)."""
 
-    matvec: Matvec | None = None  # `GPT.compile_decoding` sets it
+    product = staticmethod(F.linear)  # `compile_decoding` puts another one here
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias, self.matvec)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, matvec: Matvec | None) -> Tensor:
-    """x W^T + b, (..., in) -> (..., out), by `matvec` where x is a single row and there is one."""
-    if matvec is None or x.numel() != weight.size(1):
-        return F.linear(x, weight, bias)
-    y = matvec(weight, x.flatten()).view(*x.shape[:-1], -1)
-    return y if bias is None else y + bias
+        return self.product(x, self.weight, self.bias)
 
 
 class KVCache:
-    """Keys and values of the `length` tokens so far, 2 * n_layer * B * block_size * C numbers, and the prepared activations."""
+    """Keys and values of the `length` tokens so far: 2 * n_layer * B * block_size * C numbers."""
 
-    def __init__(self, gpt: "GPT", batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
-        c = gpt.config
-        shape = (c.n_layer, batch_size, c.n_head, c.block_size, c.n_embd // c.n_head)
-        self.acts = [module.act.frozen() for module in gpt.modules() if isinstance(module, MLP)]
+    def __init__(self, config: GPTConfig, batch_size: int, device: torch.device, dtype: torch.dtype) -> None:
+        shape = (config.n_layer, batch_size, config.n_head, config.block_size, config.n_embd // config.n_head)
         self.k = torch.empty(shape, device=device, dtype=dtype)  # (L, B, H, block_size, D)
         self.v = torch.empty(shape, device=device, dtype=dtype)
         self.length = 0
@@ -120,7 +105,7 @@ def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Te
 class MLP(nn.Module):
     """c_proj(act(c_fc(x))), (B, T, C) -> (B, T, C), four times as wide inside."""
 
-    def __init__(self, config: GPTConfig, layer: int) -> None:
+    def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         width = 4 * config.n_embd
         # After the layer norm x has unit second moment, so c_fc's std sets the law that the activation is fed.
@@ -128,11 +113,10 @@ class MLP(nn.Module):
         self.c_fc = Linear(config.n_embd, width, bias=config.bias)
         self.act = activations.build(config.activation, width, input_std)
         self.c_proj = Linear(width, config.n_embd, bias=config.bias)
-        self.layer, self.dropout = layer, config.dropout
+        self.dropout = config.dropout
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        act = self.act if cache is None or torch.is_grad_enabled() else cache.acts[self.layer]
-        x = self.c_proj(act(self.c_fc(x)))
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c_proj(self.act(self.c_fc(x)))
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
 
@@ -141,14 +125,14 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.ln_1 = LayerNorm(config.n_embd, config.bias)
+        self.ln_1 = LayerNorm(config)
         self.attn = CausalSelfAttention(config, layer)
-        self.ln_2 = LayerNorm(config.n_embd, config.bias)
-        self.mlp = MLP(config, layer)
+        self.ln_2 = LayerNorm(config)
+        self.mlp = MLP(config)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         x = x + self.attn(self.ln_1(x), cache)
-        x = x + self.mlp(self.ln_2(x), cache)
+        x = x + self.mlp(self.ln_2(x))
         return x
 
 
@@ -161,7 +145,7 @@ class Transformer(nn.Module):
         self.wte = nn.Embedding(padded, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = LayerNorm(config.n_embd, config.bias)
+        self.ln_f = LayerNorm(config)
         self.dropout = config.dropout
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
@@ -186,7 +170,7 @@ class GPT(nn.Module):
     two models that differ in the activation start from the same weights.
     """
 
-    matvec: Matvec | None = None  # see `compile_decoding`
+    product = staticmethod(F.linear)  # the head's, as in Linear
 
     def __init__(self, config: GPTConfig, seed: int = 0) -> None:
         super().__init__()
@@ -233,7 +217,7 @@ class GPT(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (..., V) of the transformer's output (..., C); the padded ids have none."""
-        return linear(x, self.transformer.wte.weight, None, self.matvec)[..., : self.config.vocab_size]
+        return self.product(x, self.transformer.wte.weight)[..., : self.config.vocab_size]
 
     def loss(self, x: Tensor, targets: Tensor, reduction: Literal["mean", "none"]) -> Tensor:
         """Cross-entropy of the transformer's output (B, T, C), as in `forward`; compiled, it keeps no logits in float32."""
@@ -270,34 +254,27 @@ class GPT(nn.Module):
         Past block_size the context is its last block_size tokens. Learned positions then shift with every token, which
         makes cached keys stale: the cache is rebuilt, and a token costs what it costs without a cache.
         """
-        size = self.config.block_size
+        size, model = self.config.block_size, decoding.frozen(self)
         cache: KVCache | None = None
         for _ in range(max_new_tokens):
             anew = cache is None or cache.length >= size
             if anew and use_cache:
                 cache = self.empty_cache(tokens)
             new = tokens[:, -size if anew else -1 :]
-            logits = self.logits(self.transformer(new, cache)[:, -1]).float()  # (B, V)
+            logits = model.logits(model.transformer(new, cache)[:, -1]).float()  # (B, V)
             chosen = sample(logits, temperature, top_k, top_p, generator).to(tokens.device)
             tokens = torch.cat([tokens, chosen[:, None]], dim=1)
             yield chosen
 
     def compile_decoding(self) -> None:
-        """From now on compute a token that is generated alone (one sequence, on a CPU) by a compiled matrix-vector product.
-
-        Such a token costs one reading of all weights. Libraries read them with one core, in bfloat16 at a third of its
-        bandwidth; the compiled sum uses all of both (LOG.md). The first token waits seconds for the compiler.
-        """
-        matvec = torch.compile(_matvec, dynamic=True)  # weights have static shapes all the same: five kernels in all
-        for module in self.modules():
-            if isinstance(module, Linear | GPT):
-                module.matvec = matvec
+        """Compile what `stream` does for one sequence on a CPU; see `decoding.compile_products`."""
+        decoding.compile_products(self)
 
     def empty_cache(self, tokens: Tensor) -> KVCache:
         """A cache for the sequences `tokens` (B, T), in autocast's type where it is on, else in that of the weights."""
         weight, kind = self.transformer.wte.weight, tokens.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-        return KVCache(self, tokens.size(0), tokens.device, dtype)
+        return KVCache(self.config, tokens.size(0), tokens.device, dtype)
 
     def num_parameters(self) -> int:
         """Trainable scalars, the padding of the token table left out."""
@@ -310,93 +287,43 @@ class GPT(nn.Module):
         matrices = self.num_parameters() - self.transformer.wpe.weight.numel()
         return 6 * matrices + 12 * self.config.n_layer * self.config.n_embd * self.config.block_size
 
+    def crop_block_size(self, block_size: int) -> None:
+        """Keep the first `block_size` positions, in place. ValueError where there are fewer."""
+        if block_size > self.config.block_size:
+            raise ValueError(f"block_size {block_size} is above the {self.config.block_size} positions of the model")
+        self.config = dataclasses.replace(self.config, block_size=block_size)
+        self.transformer.wpe = nn.Embedding.from_pretrained(self.transformer.wpe.weight[:block_size].detach(), freeze=False)
+
     def gpt2_state_dict(self) -> dict[str, Tensor]:
         """Every tensor under GPT-2's name and in its orientation, the tied table once and unpadded."""
-        state = {}
-        for name, tensor in self.state_dict().items():
-            if name.endswith(_TRANSPOSED):
-                tensor = tensor.t()
-            elif name == "transformer.wte.weight":
-                tensor = tensor[: self.config.vocab_size]
-            state[name] = tensor.contiguous()
-        return state
+        return folder.to_gpt2(self.state_dict(), self.config.vocab_size)
 
     def load_gpt2_state_dict(self, state: dict[str, Tensor], where: str) -> None:
-        """Inverse of `gpt2_state_dict`; takes published checkpoints too (no `transformer.` prefix, mask buffers).
-
-        Raises ValueError that begins with `where` and names the first tensors that are missing, unknown or misshapen.
-        """
-        given = {name if name.startswith("transformer.") else f"transformer.{name}": t for name, t in state.items()}
-        for name in [n for n in given if n.endswith((".attn.bias", ".attn.masked_bias", "transformer.lm_head.weight"))]:
-            del given[name]
-        expected = {name: tuple(tensor.shape) for name, tensor in self.gpt2_state_dict().items()}
-        wrong = [f"{name} is missing" for name in expected.keys() - given.keys()]
-        wrong += [f"{name} is unknown" for name in given.keys() - expected.keys()]
-        wrong += [
-            f"{n} is {tuple(given[n].shape)}, not {s}" for n, s in expected.items() if n in given and tuple(given[n].shape) != s
-        ]
-        if wrong:
-            raise ValueError(
-                f"{where}: weights do not fit the model: {', '.join(sorted(wrong)[:3])}" + (", ..." if len(wrong) > 3 else "")
-            )
-        own = self.state_dict()
-        with torch.no_grad():
-            for name, tensor in given.items():
-                if name == "transformer.wte.weight":
-                    own[name][: self.config.vocab_size] = tensor
-                else:
-                    own[name].copy_(tensor.t() if name.endswith(_TRANSPOSED) else tensor)
+        """Inverse of `gpt2_state_dict`. Raises ValueError that begins with `where` and names tensors that do not fit."""
+        folder.load_gpt2(self.state_dict(), state, self.config.vocab_size, where)
 
     def save_pretrained(self, directory: str | Path) -> None:
-        """Write config.json and model.safetensors as `transformers` reads them (learnable activations: only `from_pretrained`).
+        """Write config.json and model.safetensors as `transformers` reads them.
 
-        GPT-2 knows no model without biases: where `bias` is off they are written as zeros.
+        GPT-2 knows no model without biases: where `bias` is off they are written as zeros. A model with a learnable activation
+        comes back through `from_pretrained` alone; export.py writes it for `transformers`.
         """
-        directory, config = Path(directory), self.config
-        directory.mkdir(parents=True, exist_ok=True)
-        state = self.gpt2_state_dict()
-        if not config.bias:
-            widths = {"c_attn": 3 * config.n_embd, "c_fc": 4 * config.n_embd}
-            for name in [n for n in state if n.endswith(".weight") and ("ln_" in n or "c_" in n)]:
-                layer = name.split(".")[-2]
-                state[name.removesuffix("weight") + "bias"] = torch.zeros(widths.get(layer, config.n_embd))
-        named = {registry.check(ours): theirs for theirs, ours in reversed(_HF_ACTIVATIONS.items())}
-        fields = {
-            "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "tie_word_embeddings": True, "layer_norm_epsilon": 1e-5,
-            "n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd, "n_positions": config.block_size,
-            "vocab_size": config.vocab_size, "activation_function": named.get(config.activation, config.activation),
-            "embd_pdrop": config.dropout, "attn_pdrop": config.dropout, "resid_pdrop": config.dropout,
-            # Both tokenizers of this project have end-of-text as their last id.
-            "bos_token_id": config.vocab_size - 1, "eos_token_id": config.vocab_size - 1,
-            "bias": config.bias, "mlp_init": config.mlp_init, "preactivation_std": config.preactivation_std,
-            "input_scale": config.input_scale,
-        }  # fmt: skip
-        (directory / "config.json").write_text(json.dumps(fields, indent=1) + "\n")
-        save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
+        folder.write(Path(directory), self.config, self.gpt2_state_dict())
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path) -> "GPT":
-        """A GPT-2 folder (config.json, model.safetensors) or hub name, e.g. openai-community/gpt2.
+    def from_pretrained(cls, name_or_path: str | Path, block_size: int | None = None) -> "GPT":
+        """A GPT-2 folder (config.json and safetensors or .bin weights) or a hub name, e.g. openai-community/gpt2.
 
-        Raises ValueError where there is none, or where it is not a GPT-2.
+        The logits are those of `transformers`' GPT2LMHeadModel. A `block_size` below the folder's keeps the first positions.
+        Raises ValueError where there is no such folder, or where it holds what this model cannot compute.
         """
-        folder = Path(name_or_path) if Path(name_or_path).is_dir() else _download(str(name_or_path))
-        if missing := [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]:
-            raise ValueError(
-                f"{folder} has no {' and no '.join(missing)}; a GPT-2 folder holds config.json and model.safetensors"
-            )
-        config = _read_config(folder / "config.json")
-        state = read_tensors(folder / "model.safetensors", config)
-        if not config.bias:
-            state = {name: tensor for name, tensor in state.items() if not name.endswith("bias")}
+        path = folder.locate(name_or_path)
+        config, state = folder.read(path)
         model = cls(config)
-        model.load_gpt2_state_dict(state, str(folder))
+        model.load_gpt2_state_dict(state, str(path))
+        if block_size is not None and block_size != config.block_size:
+            model.crop_block_size(block_size)
         return model
-
-
-def _matvec(weight: Tensor, x: Tensor) -> Tensor:
-    """W x, (out, in) and (in,) -> (out,), summed in float32; only a compiler keeps the products out of memory."""
-    return (weight.float() * x.float()).sum(-1).to(x.dtype)
 
 
 def c_fc_std(config: GPTConfig) -> float:
@@ -422,31 +349,3 @@ def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generat
         outside[:, 0] = False
         logits = logits.masked_fill(torch.zeros_like(outside).scatter(1, order, outside), -math.inf)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
-
-
-def _read_config(path: Path) -> GPTConfig:
-    fields = read_object(path)
-    if fields.get("model_type") != "gpt2":
-        raise ValueError(f"{path} says model_type {fields.get('model_type')!r}; only 'gpt2' is supported")
-    if missing := {"n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "activation_function"} - fields.keys():
-        raise ValueError(f"{path} has no field {min(missing)!r}")
-    ours = {n: fields[n] for n in ("bias", "mlp_init", "preactivation_std", "input_scale") if n in fields}
-    sizes = {n: fields[n] for n in ("n_layer", "n_head", "n_embd", "vocab_size")}
-    activation = str(fields["activation_function"])
-    try:
-        return GPTConfig(
-            **sizes, **ours, block_size=fields["n_positions"], activation=_HF_ACTIVATIONS.get(activation, activation)
-        )
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{name!r} is neither a folder nor to be had from the hub ({reason}); give a GPT-2 folder") from None

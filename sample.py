@@ -16,6 +16,8 @@ import torch
 from data import tokenizer
 from data.tokenizer import Tokenizer
 from model import GPT
+from pretrained.folder import locate
+from pretrained.tokenizers import recognize
 from runtime import checkpoint, memory
 from runtime.hardware import pick_device, pick_dtype, why_not_compile
 
@@ -60,7 +62,9 @@ def load(run: str, which: str, tokenizer_name: str) -> tuple[GPT, Tokenizer]:
         raise ValueError(
             f"{run!r} is neither a run nor a GPT-2 folder; give one such as runs/tiny_hermite (make train makes it)"
         )
-    return GPT.from_pretrained(run).eval(), tokenizer.load(tokenizer_name or "gpt2")
+    folder = locate(run)
+    gpt = GPT.from_pretrained(folder).eval()
+    return gpt, tokenizer.load(tokenizer_name or recognize(folder, gpt.config.vocab_size))
 
 
 def check_memory(gpt: GPT, num_samples: int, device: torch.device, dtype: torch.dtype) -> None:

@@ -30,7 +30,8 @@ from activations import registry
 from bench import harness
 from bench.harness import Row
 from config.schema import GPTConfig
-from model import GPT, Matvec
+from decoding import Matvec, compiled_matvec
+from model import GPT
 from runtime.hardware import pick_device, pick_dtype, why_not_compile
 
 CONTEXTS = 5  # lengths at which a token's cost is sampled, from 1 to new_tokens
@@ -95,7 +96,7 @@ def measure(
     past_block_size = time_tokens(gpt, {}, None, config.block_size, 2)["recomputed"]
 
     read = sum(p.numel() * p.element_size() for p in gpt.parameters()) - gpt.transformer.wpe.weight.nbytes
-    matvec = next((model.matvec for model in contenders.values() if model.matvec), torch.mv)
+    matvec = compiled_matvec() if "compiled" in contenders else torch.mv
     bandwidth = reading_bandwidth(matvec, device, dtype)
     # Contexts lie equally far apart: the trapezoidal rule is the mean of the panels' means.
     mean = {name: statistics.fmean((a + b) / 2 for a, b in itertools.pairwise(ms)) for name, ms in milliseconds.items()}

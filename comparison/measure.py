@@ -96,7 +96,7 @@ def shapes(model: GPT, config: Config, rows: list[dict[str, Any]]) -> dict[str, 
     x reaches as far as the trained model's inputs. Where channels differ F is their mean, and telemetry, which has means of
     coefficients, tells nothing of it.
     """
-    first = MLP(config.gpt(config.vocab_size), layer=0).act.cpu()
+    first = MLP(config.gpt(config.vocab_size)).act.cpu()
     learned = {name: module.cpu() for name, module in model.named_modules() if isinstance(module, Activation)}
     learned = {name: module for name, module in learned.items() if any(True for _ in module.parameters())}
     if not learned:

@@ -1,6 +1,7 @@
 """Files that may be anybody's: read as data, in memory that they cannot choose."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,23 @@ def read_tensors(path: Path, config: GPTConfig) -> dict[str, Tensor]:
 
     Raises ValueError. Whether each tensor fits is the model's to say, when it loads them.
     """
+    state = load_safetensors(path)
+    check_size(state.values(), config, path)
+    return state
+
+
+def load_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises ValueError."""
     try:
         state: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, MemoryError) as error:
         raise ValueError(f"{path} is not whole ({error}); use another one") from None
-    held, asked = sum(tensor.numel() for tensor in state.values()), config.matrix_parameters
+    return state
+
+
+def check_size(tensors: Iterable[Tensor], config: GPTConfig, path: Path) -> None:
+    """Raises ValueError where a model of this config is far larger than the numbers stored in `path`."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() // tensor.itemsize for tensor in tensors}
+    held, asked = sum(storages.values()), config.matrix_parameters  # storages: an expanded view holds one number
     if asked > _EXCESS * held:
         raise ValueError(f"{path} holds {held:,} numbers, its config.json asks for {asked:,}; use another one")
-    return state

@@ -32,6 +32,7 @@ class GPTConfig:
     vocab_size: int
     bias: bool = True
     dropout: float = 0.0
+    layer_norm_epsilon: float = 1e-5
     activation: str = "gelu"
     mlp_init: Literal["gpt2", "unit"] = "gpt2"
     preactivation_std: float = 1.0
@@ -106,6 +107,8 @@ class Config:
     """Biases in linear layers and norms, as in GPT-2 (nanoGPT trains without)."""
     dropout: float = setting(0.0, resume="fixed", compare="same", model="other")
     """Dropout probability on embeddings, attention weights and residual branches."""
+    layer_norm_epsilon: float = setting(1e-5, resume="fixed", compare="same", model="shape")
+    """Added to the variance in every layer norm; 1e-5 in GPT-2."""
     mlp_init: Literal["gpt2", "unit"] = setting("gpt2", resume="fixed", compare="same", model="other", start=True)
     """Standard deviation of c_fc at init: gpt2 0.02; unit preactivation_std/sqrt(n_embd)."""
     preactivation_std: float = setting(1.0, resume="fixed", compare="same", model="other", start=True)
@@ -289,6 +292,8 @@ def _shape_problems(config: GPTConfig | Config) -> list[str]:
     ]
     if not problems and config.n_embd % config.n_head:
         problems.append(f"n_embd={config.n_embd} is not a multiple of n_head={config.n_head}")
+    if config.layer_norm_epsilon <= 0:
+        problems.append(f"layer_norm_epsilon={config.layer_norm_epsilon} must be positive")
     if config.preactivation_std <= 0:
         problems.append(f"preactivation_std={config.preactivation_std} must be positive")
     if config.preactivation_std != 1 and config.mlp_init != "unit":

@@ -15,14 +15,16 @@ MAY_IMPORT = {
     "activations": set(),
     "config": {"activations.registry"},
     "data": set(),
-    "model": {"activations", "config"},
+    "pretrained": {"activations", "config", "data", "pretrained"},
+    "decoding": {"activations"},
+    "model": {"activations", "config", "decoding", "pretrained.folder"},
     "runtime": {"activations", "config", "data", "model"},
     "train": {"activations", "config", "data", "model", "runtime"},
-    "sample": {"activations", "config", "data", "model", "runtime"},
+    "sample": {"activations", "config", "data", "model", "pretrained", "runtime"},
     "comparison": {"activations", "config", "data", "model", "runtime", "train"},
     "compare": {"activations", "comparison", "config", "data", "model", "runtime", "train"},
     "faults": {"config", "data", "runtime", "train"},
-    "bench": {"activations", "bench", "config", "data", "model", "runtime", "train", "sample"},
+    "bench": {"activations", "bench", "config", "data", "decoding", "model", "runtime", "train", "sample"},
 }
 LONGEST = 500  # lines: a module may be long when it is one thing
 MISSING_ELSEWHERE = {

@@ -1,5 +1,6 @@
 """GPT-2, checked against transformers, and what this project adds to it."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import activations
+import decoding
 from config.schema import GPTConfig
 from model import GPT, sample
 from runtime.hardware import why_not_compile
@@ -102,7 +104,7 @@ def test_save_pretrained_round_trip(tmp_path: Path, activation: str) -> None:
 
 
 def test_from_pretrained_names_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no config\.json and no model\.safetensors"):
+    with pytest.raises(ValueError, match=r"has no config\.json and no weights"):
         GPT.from_pretrained(tmp_path)
     gpt = make()
     gpt.save_pretrained(tmp_path)
@@ -226,18 +228,33 @@ def test_cached_logits_are_the_full_ones() -> None:
     assert cache.length == 48
 
 
-def test_the_cache_keeps_activations_but_not_from_gradients() -> None:
+def test_frozen_activations_share_the_model_s_weights_and_leave_it_as_it_was() -> None:
     gpt = make(activation="hermite:degree=3", n_layer=1)
     act = gpt.transformer.h[0].mlp.act
-    cache = gpt.empty_cache(IDS)
-    with torch.no_grad():
-        before = gpt(IDS[:, :8], cache=cache)
-        act.coefficients += 1
-        cache.length = 0
-        assert torch.equal(gpt(IDS[:, :8], cache=cache), before)
-        assert not torch.equal(gpt(IDS[:, :8], cache=gpt.empty_cache(IDS)), before)
+    twin = decoding.frozen(gpt)
+    assert gpt.transformer.h[0].mlp.act is act
+    assert twin.transformer.wte is gpt.transformer.wte
+    assert twin.transformer.h[0].mlp.c_fc is gpt.transformer.h[0].mlp.c_fc
     gpt(IDS[:, :8], cache=gpt.empty_cache(IDS)).sum().backward()
     assert act.coefficients.grad.abs().min() > 0
+    with torch.no_grad():
+        before = twin(IDS[:, :8])
+        assert torch.allclose(before, gpt(IDS[:, :8]), atol=1e-5)
+        act.coefficients += 1
+        assert torch.equal(twin(IDS[:, :8]), before)
+        assert not torch.allclose(gpt(IDS[:, :8]), before, atol=1e-2)
+    plain = make()
+    assert decoding.frozen(plain) is plain, "GELU has nothing to prepare"
+
+
+def test_each_generation_freezes_anew() -> None:
+    gpt = make(activation="hermite:degree=3", n_layer=1)
+    before = gpt.generate(IDS[:, :5], 20, temperature=0.0)
+    with torch.no_grad():
+        gpt.transformer.h[0].mlp.act.coefficients *= -3
+    after = gpt.generate(IDS[:, :5], 20, temperature=0.0)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, gpt.generate(IDS[:, :5], 20, temperature=0.0, use_cache=False))
 
 
 @pytest.mark.skipif(bool(why_not_compile(torch.device("cpu"))), reason="no C++ compiler")
@@ -249,6 +266,28 @@ def test_compiled_decoding_changes_no_token() -> None:
     with torch.inference_mode():
         assert torch.allclose(gpt(IDS[:1, :1]), make()(IDS[:1, :1]), atol=1e-5)
     assert torch.equal(gpt.generate(prompt, 40, temperature=0.0), plain)
+
+
+def test_every_product_of_a_single_row_is_the_decoding_one_in_copies_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def matvec(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(weight.shape))
+        return decoding.matvec(weight, x)
+
+    monkeypatch.setattr(decoding, "compiled_matvec", lambda: matvec)
+    gpt = make(activation="hermite:degree=3")
+    plain = gpt.generate(IDS[:1, :30], 40, temperature=0.0)
+    gpt.compile_decoding()
+    twin = copy.deepcopy(gpt)
+    with torch.no_grad():
+        twin.transformer.wte.weight.zero_()
+    assert not twin(IDS[:1, :1]).any()
+    assert seen == [(192, 64), (64, 64), (256, 64), (64, 256)] * 3 + [(320, 64)]
+    assert torch.equal(gpt.generate(IDS[:1, :30], 40, temperature=0.0), plain)
+    seen.clear()
+    gpt(IDS)
+    assert not seen
 
 
 def test_temperature_zero_takes_the_likeliest() -> None:

@@ -57,6 +57,13 @@ def test_init_from_a_run_keeps_what_it_learned(small: Config, tmp_path: Path) ->
     started = first_model(dataclasses.replace(small, init_from=source.out_dir, out_dir=str(tmp_path / "next")))
     assert torch.equal(started.transformer.wte.weight[:257], trained["transformer.wte.weight"])
     assert torch.equal(started.transformer.h[0].mlp.act.coefficients, trained["transformer.h.0.mlp.act.coefficients"])
+    half = small.block_size // 2
+    cropped = first_model(
+        dataclasses.replace(small, block_size=half, init_from=source.out_dir, out_dir=str(tmp_path / "cropped"))
+    )
+    assert torch.equal(cropped.transformer.wpe.weight, trained["transformer.wpe.weight"][:half])
+    with pytest.raises(ValueError, match=r"does not fit this config: layer_norm_epsilon 0\.01 \(it has 1e-05\)"):
+        set_up(dataclasses.replace(small, layer_norm_epsilon=0.01, init_from=source.out_dir, out_dir=str(tmp_path / "eps")))
     with pytest.raises(ValueError, match=r"does not fit this config: n_layer 3 \(it has 2\)"):
         set_up(dataclasses.replace(small, n_layer=3, init_from=source.out_dir, out_dir=str(tmp_path / "other")))
 

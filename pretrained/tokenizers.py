@@ -1,0 +1,120 @@
+"""Tokenizer files as transformers has them: told apart, so that no text is decoded with another vocabulary, and written."""
+
+import hashlib
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from config.foreign import read_object
+from data.tokenizer import END_OF_TEXT, GPT2_DIGEST, Tokenizer
+
+GPT2_IDS = 50257
+_OTHERS = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "bpe.codes")
+
+
+def recognize(folder: Path, vocab_size: int) -> str:
+    """The tokenizer of this project that a folder's tokenizer files hold: gpt2 or bytes.
+
+    A folder without any is taken for GPT-2's where the model has exactly its 50,257 ids. Raises ValueError for all others.
+    """
+    way_out = "name the one that wrote the model's training data: --tokenizer"
+    if (folder / "tokenizer.json").is_file():
+        path = folder / "tokenizer.json"
+        ids = _ids_of_tokenizer_json(read_object(path))
+    elif (folder / "vocab.json").is_file():
+        path = folder / "vocab.json"
+        extra = folder / "added_tokens.json"
+        ids = read_object(path) | (read_object(extra) if extra.is_file() else {})
+    else:
+        if other := next((name for name in _OTHERS if (folder / name).is_file()), None):
+            raise ValueError(f"{folder / other} is a tokenizer that this project does not read; {way_out}")
+        if vocab_size != GPT2_IDS:
+            raise ValueError(f"{folder} has no tokenizer, and {vocab_size} ids are not GPT-2's {GPT2_IDS}; {way_out}")
+        return "gpt2"
+    name = _name(ids)
+    if not name:
+        raise ValueError(f"{path} holds {len(ids)} ids that are neither GPT-2's nor the plain bytes; {way_out}")
+    return name
+
+
+def write(folder: Path, words: Tokenizer, block_size: int) -> None:
+    """Write tokenizer.json and tokenizer_config.json of `words` as byte-level BPE, which AutoTokenizer loads.
+
+    The ids of a text are ours. The text "<|endoftext|>" is ordinary text here, and the end-of-text token for transformers.
+    """
+    letters = byte_letters()
+    pieces = [words.decode_bytes([index]) for index in range(words.eot)]
+    spelled = ["".join(letters[byte] for byte in piece) for piece in pieces]
+    merges = merges_of(pieces)
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": bool(merges)}
+    end = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    files: dict[str, Any] = {
+        "tokenizer.json": {
+            "version": "1.0", "truncation": None, "padding": None, "normalizer": None,
+            "added_tokens": [{"id": words.eot, "content": END_OF_TEXT} | end],
+            "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
+            "model": {
+                "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": "",
+                "fuse_unk": False, "byte_fallback": False,
+                "vocab": {piece: index for index, piece in enumerate(spelled)} | {END_OF_TEXT: words.eot},
+                "merges": [[spelled[left], spelled[right]] for left, right in merges],
+            },
+        },
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT,
+            "model_max_length": block_size, "clean_up_tokenization_spaces": False,
+        },
+    }  # fmt: skip
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def byte_letters() -> list[str]:
+    """The letter that stands for each byte in GPT-2's files: itself where it prints, else the next one from U+0100 on."""
+    printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printing]
+    codes = {byte: byte for byte in printing} | {byte: 256 + number for number, byte in enumerate(others)}
+    return [chr(codes[byte]) for byte in range(256)]
+
+
+def merges_of(pieces: list[bytes]) -> list[tuple[int, int]]:
+    """The pairs of ids that byte-pair encoding merges, in the order of their ranks.
+
+    An id is its piece's rank: a piece is what its own bytes merge to under all earlier merges, in two parts.
+    """
+    rank = {piece: index for index, piece in enumerate(pieces)}
+    merges = []
+    for index, piece in enumerate(pieces):
+        parts = [piece[i : i + 1] for i in range(len(piece))]
+        while len(parts) > 2:
+            ranks = [rank.get(left + right, index) for left, right in pairwise(parts)]
+            at = ranks.index(min(ranks))
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+        if len(parts) == 2:
+            merges.append((rank[parts[0]], rank[parts[1]]))
+    return merges
+
+
+def _ids_of_tokenizer_json(content: dict[str, Any]) -> dict[str, Any]:
+    model, added = content.get("model"), content.get("added_tokens") or []
+    vocab = model.get("vocab") if isinstance(model, dict) and model.get("type") == "BPE" else None
+    if not isinstance(vocab, dict) or not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
+        return {}
+    return vocab | {str(token.get("content")): token.get("id") for token in added}
+
+
+def _name(ids: dict[str, Any]) -> str:
+    """gpt2, bytes, or nothing."""
+    by_id = {index: word for word, index in ids.items() if type(index) is int}
+    if sorted(by_id) != list(range(len(ids))) or not ids or by_id[len(ids) - 1] != END_OF_TEXT:
+        return ""
+    byte_of = {letter: byte for byte, letter in enumerate(byte_letters())}
+    words = [by_id[index] for index in range(len(ids) - 1)]
+    if not all(letter in byte_of for word in words for letter in word):
+        return ""
+    pieces = [bytes(byte_of[letter] for letter in word) for word in words]
+    if pieces == [bytes([byte]) for byte in range(256)]:
+        return "bytes"
+    digest = hashlib.sha256(b"".join(len(piece).to_bytes(2, "little") + piece for piece in pieces)).hexdigest()
+    return "gpt2" if digest == GPT2_DIGEST else ""
