@@ -27,7 +27,7 @@ import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,9 +37,11 @@ from comparison import depth, launch, measure, plots, report, results, runner, s
 from comparison.document import Table, markdown
 from comparison.options import Options, read_options
 from comparison.record import part_of
-from comparison.sweep import Sweep, plan
+from comparison.sweep import Job, Sweep, plan
 from config.command_line import overrides
+from data.lock import locked
 from runtime import checkpoint, files
+from runtime.dataset import open_dataset
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,6 +63,10 @@ def main(argv: list[str] | None = None) -> int:
     except launch.SweepInterruptedError as stopped:
         print(f"compare.py: {stopped}: the runs are saved; the same command goes on from there", file=sys.stderr)
         return stopped.exit_code
+    except OSError as error:
+        told = f"{files.reason(error)}; once that is put right, the same command goes on from what is saved"
+        print(f"compare.py: {told}", file=sys.stderr)
+        return 1
 
 
 def compare(argv: list[str]) -> int:
@@ -70,15 +76,15 @@ def compare(argv: list[str]) -> int:
     check_writable(sweep.out_dir)
     logs = sweep.out_dir / "logs"
     jobs = options.number("jobs", 1)
-    reused = results.gather([Path(folder) for folder in options.words("reuse")]).records
+    launcher = choose_launcher(options, jobs, logs)
     if launch.join_torchrun() > 0:
         launch.follow(logs)
         launch.dismiss()
         return 0
     try:
-        summary, failures = runner.run(
-            sweep, choose_launcher(options, jobs, logs), "discard_checkpoints" not in options, reused
-        )
+        with locked(sweep.out_dir):  # two sweeps that rewrite one results.json would lose each other's records
+            reused = results.gather([Path(folder) for folder in options.words("reuse")]).records
+            summary, failures = runner.run(sweep, launcher, "discard_checkpoints" not in options, reused)
     finally:
         launch.dismiss()
     if summary is None:
@@ -111,6 +117,17 @@ def plan_sweep(preset: Path, options: Options, rest: list[str], command: str) ->
     )
 
 
+def with_data(launcher: launch.Launcher) -> launch.Launcher:
+    """A launcher that first raises ValueError where data of the jobs are not there: a job each would say the same."""
+
+    def run_jobs(jobs: Sequence[Job], done: launch.Done, tick: launch.Tick) -> None:
+        for config in {job.config.data_dir: job.config for job in jobs}.values():
+            open_dataset(config, check_tokens=False)
+        launcher(jobs, done, tick)
+
+    return run_jobs
+
+
 def choose_launcher(options: Options, jobs: int, logs: Path) -> launch.Launcher:
     """How runs are started. Raises ValueError for ways that exclude each other."""
     name = options.word("launcher") or "local"
@@ -121,10 +138,10 @@ def choose_launcher(options: Options, jobs: int, logs: Path) -> launch.Launcher:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         if jobs > 1 or name == "slurm":
             raise ValueError("under torchrun each run uses all processes; leave out --jobs and --launcher")
-        return launch.all_processes(logs)
+        return with_data(launch.all_processes(logs))
     if name == "slurm":
         return slurm.array(jobs, logs, slurm.parameters(options.words("slurm")))
-    return launch.side_by_side(jobs, logs)
+    return with_data(launch.side_by_side(jobs, logs))
 
 
 def write_report(argv: list[str]) -> int:
@@ -140,7 +157,8 @@ def write_report(argv: list[str]) -> int:
         tuple(sorted({record.config["learning_rate"] for record in found.records})) if "lr" in options else found.settings.rates
     )
     settings = replace(found.settings, baseline=options.word("baseline") or found.settings.baseline, varied=varied, rates=rates)
-    report.write(out_dir, replace(found, settings=settings))
+    with locked(out_dir):  # a sweep that is running there rewrites results.json too
+        report.write(out_dir, replace(found, settings=settings))
     print(f"The report lies in {out_dir / 'report.html'}")
     return 0
 

@@ -1,6 +1,5 @@
 """An arm: one activation with its varied values, over seeds, at its learning rate."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from activations import registry
-from comparison.record import Record
+from comparison.record import Record, label
 from comparison.results import Results, Settings
-from comparison.statistics import spread
+from comparison.statistics import perplexity, spread
 
 Values = tuple[Any, ...]  # of the varied fields, in the order of Settings.varied
 
@@ -40,8 +39,8 @@ class Arm:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean loss: the geometric mean over seeds."""
-        return math.exp(self.loss)
+        """exp of the mean loss: the geometric mean over seeds; infinite where that overflows."""
+        return perplexity(self.loss)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -72,30 +71,18 @@ def arms_of(results: Results) -> list[Arm]:
         found.setdefault((record.activation, values), []).append(record)
     specs = dict.fromkeys([*map(registry.check, settings.activations), *(activation for activation, _ in found)])
     keys = sorted(found, key=lambda key: list(specs).index(key[0]))  # stable: varied values stay in the order they came
-    return [_arm(short(activation), values, found[activation, values], settings) for activation, values in keys]
-
-
-def short(spec: str) -> str:
-    """A spec as people write it: degrees, and the options that are not at their defaults."""
-    name, options = registry.parse(spec)
-    family = registry.family(name)
-    kept = [
-        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
-        for key, value in options.items()
-        if key in family.degrees or value != family.options[key].default
-    ]
-    return ":".join([name, ",".join(kept)]) if kept else name
+    return [_arm(activation, values, found[activation, values], settings) for activation, values in keys]
 
 
 def best_rate(records: Sequence[Record], seeds: Sequence[int] = ()) -> float:
     """The learning rate with the lowest mean loss over `seeds` (empty: all) on the selecting half of the validation documents.
 
-    A rate at which some of these seeds did not finish loses to one at which they did.
+    A rate at which some of these seeds did not finish loses to one at which they did. Where none of them finished, all choose.
     """
     losses: dict[float, list[float]] = {}
-    for record in records:
-        if not seeds or record.seed in seeds:
-            losses.setdefault(record.config["learning_rate"], []).append(record.part("selects")[0])
+    chosen = [record for record in records if record.seed in seeds] or records
+    for record in chosen:
+        losses.setdefault(record.config["learning_rate"], []).append(record.part("selects")[0])
     return min(losses, key=lambda rate: (-len(losses[rate]), float(np.mean(losses[rate]))))
 
 
@@ -110,7 +97,7 @@ def _arm(spec: str, values: Values, records: list[Record], settings: Settings) -
     pairs = [record.part("reports") if settings.rates else (record.val_loss, record.bits_per_byte) for record in records]
     bits = [bits for _, bits in pairs]
     return Arm(
-        label=" ".join([spec, *(f"{name}={value}" for name, value in zip(settings.varied, values, strict=True))]),
+        label=label(spec, dict(zip(settings.varied, values, strict=True))),
         values=values,
         records=tuple(records),
         losses=tuple(loss for loss, _ in pairs),

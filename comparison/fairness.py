@@ -62,9 +62,14 @@ def same_run(planned: dict[str, Any], finished: dict[str, Any]) -> bool:
     """Whether a finished run's configuration is the planned one, as far as computation goes."""
     if planned["seed"] != finished["seed"]:  # soon said, and true of most pairs
         return False
-    resolved = {name for name in names(from_data=True) if not planned[name]}
     same_activation = registry.check(planned["activation"]) == registry.check(finished["activation"])
-    return same_activation and not _differing(planned, finished, {*names(compare="free"), "activation", *resolved})
+    return same_activation and not changes(planned, finished)
+
+
+def changes(planned: dict[str, Any], earlier: dict[str, Any], free: Collection[str] = ()) -> list[str]:
+    """Fields outside activation, seed and `free` in which a plan differs from an earlier run, as far as computation goes."""
+    resolved = {name for name in names(from_data=True) if not planned[name]}
+    return _differing(planned, earlier, {*names(compare="free"), "activation", "seed", *free, *resolved})
 
 
 def notes(records: Iterable[Record]) -> list[str]:

@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 from activations import registry
-from comparison.arm import Arm, short
+from comparison.arm import Arm
 from comparison.canvas import BETTER, UNCERTAIN, WORSE, png, styles
+from comparison.record import short
 from comparison.statistics import percent
 from comparison.summary import Contrast, Summary
 

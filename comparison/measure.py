@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from activations import Activation
-from comparison.record import MEASURED, Record, read
+from comparison.record import MEASURED, Record, read, unfinished
+from config.foreign import read_object
 from config.schema import Config
 from data import shards
 from data.batches import EvaluationWindows
@@ -33,18 +34,45 @@ Table = dict[str, list[float]]
 
 
 def measure(folder: Path) -> None:
-    """Write measured.json into the folder of a finished run: `documents` and `shapes` of a `Record`. Raises ValueError."""
-    model, config = checkpoint.load_model(folder, "last")
-    documents = by_document(model, config, Path(config.data_dir))
-    write_json(
-        folder / MEASURED, {"documents": documents, "shapes": shapes(model, config, metrics.read(folder / "metrics.jsonl"))}
-    )
+    """Write measured.json into the folder of a finished run: `documents` and `shapes` of a `Record`, at which step, of which
+    weights. Raises ValueError where the checkpoint of the last step is not there."""
+    last = last_checkpoint(folder)
+    model, config = checkpoint.load_model(last)
+    found = {
+        "step": config.max_steps,
+        "weights_sha256": shards.file_sha256(last / "model.safetensors"),
+        "documents": by_document(model, config, Path(config.data_dir)),
+        "shapes": shapes(model, config, metrics.read(folder / "metrics.jsonl")),
+    }
+    write_json(folder / MEASURED, found)
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """The checkpoint of a run's last step. Raises ValueError where it is not there."""
+    return checkpoint.find(folder, str(checkpoint.read_config(folder).max_steps))
+
+
+def is_measured(folder: Path) -> bool:
+    """Whether measured.json is of this run's last step and of the weights that are there; weights that are gone are believed.
+
+    A run that is trained further, or again, has a measured.json of its former weights.
+    """
+    path = folder / MEASURED
+    if not path.is_file():
+        return False
+    if not checkpoint.checkpoints(folder):
+        return True
+    measured, weights = read_object(path), last_checkpoint(folder) / "model.safetensors"
+    at_end = measured.get("step") == checkpoint.read_config(folder).max_steps
+    return at_end and measured.get("weights_sha256") == shards.file_sha256(weights)
 
 
 def read_measured(folder: Path) -> Record:
     """The record of a finished run, measured first where train.py alone made it and its weights and data are still there."""
+    if why := unfinished(folder):
+        raise ValueError(f"{folder}: {why}")
     has_all = bool(checkpoint.checkpoints(folder)) and Path(checkpoint.read_config(folder).data_dir).is_dir()
-    if not (folder / MEASURED).is_file():
+    if not is_measured(folder):
         if has_all:
             measure(folder)
         else:

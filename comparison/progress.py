@@ -64,4 +64,7 @@ def steps_done(job: Job) -> int:
     with open(path, "rb") as file:  # the end alone: a long run's rows are megabytes, and this is called every few seconds
         file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         lines = file.read().split(b"\n")[:-1]  # what follows the last newline is still being written
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+    try:
+        return int(json.loads(lines[-1])["step"])
+    except (IndexError, ValueError, KeyError, TypeError):  # no row yet, or a damaged one, which train.py tells
+        return 0

@@ -6,7 +6,7 @@ Read from a run's folder (`read`) or from a results.json (`from_json`), which ma
 import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,17 @@ from typing import Any
 import numpy as np
 
 from activations import registry
-from runtime import log
+from runtime import checkpoint, log
 
 MEASURED = "measured.json"  # what comparison.measure adds to a run's folder
 _CURVE_POINTS = 100
+# Documents and val_loss are two evaluations of one model, compiled and not: 397 stored runs differ by at most 7e-7 nats
+# in float32 and 4e-5 in bfloat16. Other weights, or other tokens, differ by more than this share of the loss.
+_AGREEMENT = 1e-3
+
+
+class DivergedError(ValueError):
+    """A run that ended with a validation loss that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,8 @@ class Record:
     """Layer -> columns step, second_moment (E[F^2] / E[x^2]), slope (E[F'^2]), measured on training inputs."""
     shapes: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """Layer -> column x, and one column of values for each step, named by it."""
+    weights_sha256: str = ""
+    """Of the model.safetensors that `documents` and `shapes` were measured with; empty where not measured."""
 
     @property
     def activation(self) -> str:
@@ -80,6 +89,23 @@ class Record:
         return np.array(self.evaluations["step"]) * self.tokens_per_step
 
 
+def label(spec: str, values: Mapping[str, Any]) -> str:
+    """The name of an arm: its spec and its varied values."""
+    return " ".join([short(spec), *(f"{name}={value}" for name, value in values.items())])
+
+
+def short(spec: str) -> str:
+    """A spec as people write it: degrees, and the options that are not at their defaults."""
+    name, options = registry.parse(spec)
+    family = registry.family(name)
+    kept = [
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in options.items()
+        if key in family.degrees or value != family.options[key].default
+    ]
+    return ":".join([name, ",".join(kept)]) if kept else name
+
+
 def part_of(documents: dict[str, list[float]], part: slice) -> tuple[float, float | None]:
     """(loss, bits per byte) on some of the documents. Raises ValueError where there is nothing in them."""
     nats, targets, size = (math.fsum(documents[name][part]) for name in ("nats", "targets", "bytes"))
@@ -88,10 +114,29 @@ def part_of(documents: dict[str, list[float]], part: slice) -> tuple[float, floa
     return nats / targets, nats / math.log(2) / size if size else None
 
 
+def unfinished(folder: Path) -> str:
+    """Why a run's folder is not that of a finished run; empty where it is one.
+
+    A run writes the row of its last evaluation before its last checkpoint. So older checkpoints beside that row are those of
+    a run that stopped in between. A folder without any checkpoint may be a finished run whose weights were deleted.
+    """
+    last = _read_json(folder / "config.json").get("max_steps") if (folder / "config.json").is_file() else None
+    rows = log.read(folder / "metrics.jsonl")
+    if not any("val_loss" in row and row["step"] == last for row in rows[-3:]):
+        step = f" (step {rows[-1]['step']} of {last})" if rows else ""
+        return f"it is not finished{step}; go on with it by the command that started it"
+    there = checkpoint.checkpoints(folder)
+    if there and int(there[-1].name[5:]) != last:
+        return f"it stopped before its checkpoint of step {last} was written; go on with it by the command that started it"
+    return ""
+
+
 def is_finished(folder: Path) -> bool:
-    """Whether a run's folder holds an evaluation at the last step of its configuration."""
-    config = _read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    return any("val_loss" in row and row["step"] == config.get("max_steps") for row in log.read(folder / "metrics.jsonl")[-3:])
+    """Whether a run has its last evaluation and its last checkpoint, or was measured at its last step and then discarded."""
+    if unfinished(folder):
+        return False
+    measured = _read_json(folder / MEASURED) if (folder / MEASURED).is_file() else {}
+    return bool(checkpoint.checkpoints(folder)) or measured.get("step") == _read_json(folder / "config.json")["max_steps"]
 
 
 def read(folder: Path) -> Record:
@@ -99,15 +144,17 @@ def read(folder: Path) -> Record:
     for name in ("config.json", "run.json", "metrics.jsonl"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}; give folders that train.py made")
-    if not is_finished(folder):
-        raise ValueError(f"{folder} is not finished; go on with it by the command that started it")
+    if why := unfinished(folder):
+        raise ValueError(f"{folder}: {why}")
     config, run = _read_json(folder / "config.json"), _read_json(folder / "run.json")
     rows = log.read(folder / "metrics.jsonl")
     training, evaluations = ([row for row in rows if name in row] for name in ("train_loss", "val_loss"))
     if evaluations[-1]["val_loss"] is None:
-        raise ValueError(f"{folder} ended with a loss that is not finite")
+        raise DivergedError(f"{folder} ended with a validation loss that is not finite")
     evaluations = [row for row in evaluations if row["val_loss"] is not None]
     measured = _read_json(folder / MEASURED) if (folder / MEASURED).is_file() else {}
+    if measured.get("step", config["max_steps"]) != config["max_steps"]:
+        measured = {}  # of the run before it was trained further
     return from_json(
         {
             "config": config,
@@ -124,7 +171,7 @@ def read(folder: Path) -> Record:
             "peak_memory_bytes": run.get("peak_memory_bytes"),
             "provenance": {name: run.get(name) for name in ("commit", "dirty", "hardware", "command")},
             "gains": _gains(rows),
-            **{name: measured[name] for name in ("documents", "shapes") if name in measured},
+            **{name: measured[name] for name in ("documents", "shapes", "weights_sha256") if name in measured},
         },
         str(folder),
     )
@@ -147,6 +194,13 @@ def from_json(values: Any, where: str) -> Record:
             raise ValueError("a column holds something else than numbers")
         if any(len({len(column) for column in table.values()}) > 1 for table in tables) or not record.evaluations["val_loss"]:
             raise ValueError("columns of a table are empty or differ in length")
+        if record.documents:
+            loss = part_of(record.documents, slice(None))[0]
+            if not abs(loss - record.val_loss) <= _AGREEMENT * abs(record.val_loss):
+                raise ValueError(
+                    f"its documents have a loss of {loss:.6g} and its last evaluation {record.val_loss:.6g}: other weights, or "
+                    f"other validation data; remove its {MEASURED}, or train it again"
+                )
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(f"{where}: not the record of a run ({error})") from None
     return record

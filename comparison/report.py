@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from comparison import plots, results
-from comparison.arm import short
 from comparison.document import Block, Bullets, Code, Heading, Paragraph, Picture, Table, markdown, page
-from comparison.record import Record
-from comparison.results import Results
+from comparison.record import Record, short
+from comparison.results import Failure, Results
 from comparison.statistics import Interval, percent
 from comparison.summary import Contrast, Summary, summarise, to_json
 from runtime.files import write_atomically, write_text
@@ -40,7 +39,11 @@ def write(folder: Path, found: Results) -> Summary:
 def compose(found: Results, summary: Summary) -> list[Block]:
     """What the report says, in order."""
     pictures = plots.figures(summary)
-    blocks: list[Block] = [Heading("Comparison of activations"), Paragraph(abstract(found, summary)), _result_table(summary)]
+    blocks: list[Block] = [
+        Heading("Comparison of activations"),
+        Paragraph(abstract(found, summary)),
+        _result_table(summary, found.settings.failures),
+    ]
     if found.settings.rates:
         blocks.append(Paragraph(_rates_sentence(found)))
     blocks += [Heading("Differences"), _difference_table(summary), Paragraph(_METHOD)]
@@ -104,7 +107,9 @@ def _by_verdict(contrasts: Sequence[Contrast]) -> list[str]:
     ]
 
 
-def _result_table(summary: Summary) -> Table:
+def _result_table(summary: Summary, failures: Sequence[Failure]) -> Table:
+    """A row an arm, those without a finished run at the end."""
+    failed = Counter(failure.arm for failure in failures)
     header = (
         "activation",
         "learning rate",
@@ -117,19 +122,23 @@ def _result_table(summary: Summary) -> Table:
         "p (Holm)",
         "verdict",
     )
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for arm in summary.arms:
         contrast = summary.contrast(arm)
         deviation = "" if arm.deviation is None else f" ± {arm.deviation:.4f}"
         cells = (
             arm.label,
             f"{arm.rate:g}",
-            str(len(arm.seeds)),
+            f"{len(arm.seeds)}, {failed[arm.label]} failed" if failed[arm.label] else str(len(arm.seeds)),
             f"{arm.loss:.4f}{deviation}",
             f"{arm.perplexity:.3f}",
             _number(arm.bits_per_byte, ".4f"),
         )
-        rows.append(cells + (_contrast_cells(contrast) if contrast else (_UNKNOWN, _UNKNOWN, _UNKNOWN, "baseline")))
+        status = "baseline" if arm.activation == summary.baseline else "not compared"
+        rows.append(cells + (_contrast_cells(contrast) if contrast else (_UNKNOWN, _UNKNOWN, _UNKNOWN, status)))
+    for label in [label for label in failed if label not in {arm.label for arm in summary.arms}]:
+        reason = next(failure.reason for failure in failures if failure.arm == label)
+        rows.append((label, _UNKNOWN, f"0, {failed[label]} failed", *[_UNKNOWN] * (len(header) - 4), f"failed: {reason}"))
     return Table(header, tuple(rows))
 
 

@@ -7,14 +7,28 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from activations import registry
 from comparison.measure import read_measured
-from comparison.record import Record, from_json, is_finished, to_json
+from comparison.record import DivergedError, Record, from_json, short, to_json, unfinished
+from runtime import checkpoint
 from runtime.files import write_text
 
 FILE = "results.json"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run without a result: a row of the report."""
+
+    arm: str
+    """The label of its arm."""
+    run: str
+    """Its name."""
+    reason: str
+    """What it said, or what is wrong with its folder."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +47,8 @@ class Settings:
     """Seeds that choose the learning rate; empty: all."""
     commands: tuple[str, ...] = ()
     """Command lines that made the runs."""
-    failures: tuple[str, ...] = ()
-    """Runs that ended without a result, and why."""
+    failures: tuple[Failure, ...] = ()
+    """Runs that ended without a result."""
 
     @property
     def free(self) -> tuple[str, ...]:
@@ -60,6 +74,9 @@ def load(path: Path) -> Results:
             raise ValueError("fields that no comparison writes")
         for spec in settings.get("activations", ()):
             registry.check(spec)
+        settings["failures"] = tuple(Failure(**failure) for failure in settings.get("failures", ()))
+        if not all(isinstance(word, str) for failure in settings["failures"] for word in asdict(failure).values()):
+            raise ValueError("a failure is told in words")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a {FILE} of compare.py ({error})") from None
     return Results(Settings(**settings), tuple(from_json(record, f"{path}, run {i}") for i, record in enumerate(records)))
@@ -74,26 +91,47 @@ def save(path: Path, results: Results, summary: dict[str, Any] | None = None) ->
 
 
 def gather(folders: Sequence[Path]) -> Results:
-    """Results of all `folders`: each a run's, a sweep's with a results.json, or one that holds finished runs' folders.
+    """Results of all `folders`: each a run's, a sweep's with a results.json, or one that holds runs' folders.
 
+    A run that diverged is a failure, not a record, and so is one in a folder of runs that did not finish.
     Raises ValueError for a folder that is none of these.
     """
-    settings, records = Settings(), list[Record]()
+    settings, records, failures = Settings(), list[Record](), list[Failure]()
     for folder in folders:
         if (folder / FILE).is_file():
             found = load(folder / FILE)
             settings = merge(settings, found.settings)
             records += found.records
         elif (folder / "metrics.jsonl").is_file():
-            records.append(read_measured(folder))
+            try:
+                records.append(read_measured(folder))
+            except DivergedError as error:
+                failures.append(_failure(folder, str(error)))
         else:
-            runs = [path.parent for path in sorted(folder.glob("*/metrics.jsonl")) if is_finished(path.parent)]
-            if not runs:
+            runs = [path.parent for path in sorted(folder.glob("*/metrics.jsonl"))]
+            told = {run: unfinished(run) for run in runs}
+            if all(told.values()):
                 raise ValueError(
                     f"{str(folder)!r} holds neither {FILE} nor finished runs; give what compare.py or train.py made"
                 )
-            records += [read_measured(run) for run in runs]
-    return Results(settings, tuple(records))
+            for run, why in told.items():
+                try:
+                    if not why:
+                        records.append(read_measured(run))
+                except ValueError as error:  # one damaged run does not take the others' report away
+                    why = str(error)
+                if why:
+                    failures.append(_failure(run, why))
+    return Results(replace(settings, failures=_union(settings.failures, tuple(failures))), tuple(records))
+
+
+def _failure(folder: Path, reason: str) -> Failure:
+    """That of a run's folder; its arm is named by what can be read of it."""
+    try:
+        arm = short(checkpoint.read_config(folder).activation)
+    except ValueError:
+        arm = folder.name
+    return Failure(arm, folder.name, reason)
 
 
 def merge(a: Settings, b: Settings) -> Settings:
@@ -125,5 +163,5 @@ def _drawn_once(records: Sequence[Record]) -> list[Record]:
     return kept
 
 
-def _union(a: tuple[str, ...], b: tuple[str, ...]) -> tuple[str, ...]:
+def _union(a: tuple[T, ...], b: tuple[T, ...]) -> tuple[T, ...]:
     return tuple(dict.fromkeys(a + b))

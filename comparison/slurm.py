@@ -48,11 +48,18 @@ def array(at_a_time: int, logs: Path, parameters: Mapping[str, Any], cluster: st
     def launch(jobs: Sequence[Job], done: Done, tick: Tick) -> None:
         import submitit
 
-        executor = submitit.AutoExecutor(folder=logs / "slurm", cluster=cluster)
-        limits = {"slurm_array_parallelism": at_a_time} if cluster == "slurm" else {}
-        executor.update_parameters(name="compare", **limits, **parameters)
-        with executor.batch():
-            submitted = [executor.submit(Task(job.arguments, logs / f"{job.name}.log")) for job in jobs]
+        try:
+            executor = submitit.AutoExecutor(folder=logs / "slurm", cluster=cluster)
+            limits = {"slurm_array_parallelism": at_a_time} if cluster == "slurm" else {}
+            executor.update_parameters(name="compare", **limits, **parameters)
+            with executor.batch():
+                submitted = [executor.submit(Task(job.arguments, logs / f"{job.name}.log")) for job in jobs]
+        # What submitit makes of no sbatch, of one that refuses, and of parameters that it does not know.
+        except (RuntimeError, NameError, AssertionError) as error:
+            told = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ValueError(
+                f"the jobs cannot be submitted ({told}); put --slurm KEY=VALUE right, or use --launcher local"
+            ) from None
         waiting = dict(zip(jobs, submitted, strict=True))
         with StopSignals() as signals:
             try:
@@ -64,11 +71,10 @@ def array(at_a_time: int, logs: Path, parameters: Mapping[str, Any], cluster: st
                         if task.done():
                             del waiting[job]
                             failed = task.exception()
-                            done(
-                                job,
-                                1 if failed else task.result(),
-                                str(failed).splitlines()[-1] if failed else last_line(logs, job),
-                            )
+                            if failed:
+                                done(job, 1, (str(failed).splitlines() or [type(failed).__name__])[-1])
+                            else:
+                                done(job, task.result(), last_line(logs, job))
                     tick(list(waiting))
             finally:
                 for task in waiting.values():

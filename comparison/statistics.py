@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
+_OVERFLOWS = 700.0  # nats; exp of more is infinite in float64
 RESAMPLES = 10_000  # Monte Carlo error of a 2.5 % tail: sqrt(0.025 * 0.975 / RESAMPLES), 6 % of it
 
 
@@ -120,9 +121,14 @@ def spread(values: ArrayLike) -> float | None:
     return float(array.std(ddof=1)) if len(array) > 1 else None
 
 
+def perplexity(loss: float) -> float:
+    """exp(loss); infinite where that overflows, as a diverged run's does."""
+    return math.exp(loss) if loss < _OVERFLOWS else math.inf
+
+
 def percent(difference: float) -> float:
-    """A difference in loss (nats) as a change of perplexity in percent: 100 (exp(d) - 1)."""
-    return 100.0 * math.expm1(difference)
+    """A difference in loss (nats) as a change of perplexity in percent: 100 (exp(d) - 1); infinite where that overflows."""
+    return 100.0 * math.expm1(difference) if difference < _OVERFLOWS else math.inf
 
 
 def _paired(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -9,7 +9,7 @@ import numpy as np
 from activations import registry
 from comparison import fairness
 from comparison.arm import Arm, Values, arms_of
-from comparison.record import Record
+from comparison.record import Record, short
 from comparison.results import Results, Settings
 from comparison.statistics import Interval, holm, paired_bootstrap, paired_t, reached
 
@@ -77,7 +77,7 @@ def summarise(results: Results) -> Summary:
         for arm, reference, about in _pairs(arms, baseline, ", ".join(settings.varied))
         if set(arm.seeds) & set(reference.seeds)
     ]
-    return Summary(tuple(arms), _corrected(contrasts), baseline, tuple(_notes(results, arms)))
+    return Summary(tuple(arms), _corrected(contrasts), baseline, tuple(_notes(results, arms, baseline)))
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
@@ -97,7 +97,8 @@ def _baseline(settings: Settings, arms: list[Arm]) -> str:
     if not settings.baseline:
         return arms[0].activation
     baseline = registry.check(settings.baseline)
-    if baseline not in {arm.activation for arm in arms}:
+    failed = any(failure.arm.split(" ")[0] == short(baseline) for failure in settings.failures)
+    if baseline not in {arm.activation for arm in arms} and not failed:
         raise ValueError(
             f"baseline {settings.baseline!r} is not among the runs: {', '.join(dict.fromkeys(arm.label for arm in arms))}"
         )
@@ -183,12 +184,14 @@ def _ratios(arm: Record, reference: Record) -> tuple[float, float | None] | None
     return None if shares[0] is None else (shares[0], shares[1])
 
 
-def _notes(results: Results, arms: list[Arm]) -> list[str]:
+def _notes(results: Results, arms: list[Arm], baseline: str) -> list[str]:
     notes = fairness.notes(results.records)
     notes += [
         f"{arm.label}: the best learning rate, {arm.rate:g}, is at the edge of its grid." for arm in arms if arm.rate_is_at_edge
     ]
-    notes += [f"Failed: {failure}" for failure in results.settings.failures]
+    notes += [f"Failed: {failure.run}: {failure.reason}" for failure in results.settings.failures]
+    if baseline not in {arm.activation for arm in arms}:
+        notes.append(f"The baseline {short(baseline)} has no finished run, so nothing is compared with it.")
     seeds = {arm.label: arm.seeds for arm in arms}
     if len(set(seeds.values())) > 1:
         notes.append(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from activations import registry
-from comparison.arm import short
+from comparison.record import label, short
 from comparison.results import Settings
 from config.command_line import load_preset
 from config.schema import Config
@@ -20,6 +20,8 @@ class Job:
     """One run: `arguments` are train.py's."""
 
     name: str
+    arm: str
+    """The label of its arm."""
     config: Config
     arguments: tuple[str, ...]
 
@@ -78,7 +80,7 @@ class Sweep:
             planned = replace(self.base, **fields)
             fields["telemetry_interval"] = max(1, planned.max_steps // _TELEMETRY_ROWS)
         arguments = [str(self.preset), *(word for name, value in fields.items() for word in (f"--{name}", str(value)))]
-        return Job(name, replace(self.base, **fields), tuple(arguments))
+        return Job(name, label(activation, values), replace(self.base, **fields), tuple(arguments))
 
 
 def plan(

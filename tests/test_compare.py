@@ -1,8 +1,10 @@
 """compare.py as users call it: a whole sweep, its resumption, torchrun, and one line for bad input."""
 
 import dataclasses
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +21,7 @@ import train
 from comparison import results
 from config.schema import Config
 from data.batches import Batch
+from data.lock import locked
 from faults.runs import ROOT, arguments
 from tests.runs import train_here
 
@@ -215,6 +218,32 @@ def test_a_folder_that_cannot_be_made_is_found_before_training(tmp_path: Path, c
     (tmp_path / "file").write_text("")
     assert compare.main([TINY, "--activations", "gelu", "--out_dir", str(tmp_path / "file" / "sweep")]) == 2
     assert "cannot be made" in capsys.readouterr().err
+
+
+def test_missing_data_and_a_second_sweep_are_told_before_training(
+    small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [TINY, "--activations", "gelu", "--out_dir", str(tmp_path / "out"), *fields(small)]
+    nowhere = [word if word != small.data_dir else str(tmp_path / "none") for word in argv]
+    assert compare.main(nowhere) == 2
+    assert "does not exist" in capsys.readouterr().err
+    with locked(tmp_path / "out"):
+        assert compare.main(argv) == 2
+        said = capsys.readouterr().err
+        assert f"out is in use by process {os.getpid()}" in said
+        assert said.count("\n") == 1
+
+
+def test_a_full_disk_in_the_sweeps_own_files_is_one_line(
+    small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "out" / "results.json"))
+
+    monkeypatch.setattr(compare.runner, "run", full)
+    assert compare.main([TINY, "--activations", "gelu", "--out_dir", str(tmp_path / "out"), *fields(small)]) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"compare.py: No space left on device \(.*results.json\); once that is put right, the same .*\n", said)
 
 
 def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,7 @@ def _write(config: Config, loss: float, measured: bool, run: dict[str, Any]) -> 
     (folder / "run.json").write_text(json.dumps(facts | run))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in _rows(config.max_steps, config.seed, loss)))
     if measured:
-        (folder / "measured.json").write_text(json.dumps(_measured(config.activation, config.seed, loss)))
+        (folder / "measured.json").write_text(json.dumps(_measured(config, loss)))
     return folder
 
 
@@ -80,8 +80,8 @@ def _rows(max_steps: int, seed: int, loss: float) -> list[dict[str, Any]]:
     return rows
 
 
-def _measured(activation: str, seed: int, loss: float) -> dict[str, Any]:
-    noise = np.random.default_rng(1000 + seed)
+def _measured(config: Config, loss: float) -> dict[str, Any]:
+    noise = np.random.default_rng(1000 + config.seed)
     targets = noise.integers(100, 900, 30)
     hardness = 1 + 0.1 * noise.normal(size=30)
     nats = targets * hardness * loss
@@ -95,6 +95,7 @@ def _measured(activation: str, seed: int, loss: float) -> dict[str, Any]:
         for layer in range(4)
     }
     return {
+        "step": config.max_steps,
         "documents": {"nats": nats.tolist(), "targets": targets.tolist(), "bytes": targets.tolist()},
-        "shapes": {} if activation.startswith("gelu") else shapes,
+        "shapes": {} if config.activation.startswith("gelu") else shapes,
     }

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from comparison.arm import best_rate, short
-from comparison.record import Record, read
+from comparison.arm import best_rate
+from comparison.record import Record, read, short
 from comparison.results import Results, Settings
 from comparison.summary import summarise
 

@@ -18,7 +18,7 @@ def test_a_job_is_train_py_and_a_measure(small: Config, monkeypatch: pytest.Monk
     argv = [str(ROOT / "config" / "tiny.py"), *arguments(small)]
     assert job.main(argv) == 0
     folder = Path(small.out_dir)
-    assert json.loads((folder / "measured.json").read_text()).keys() == {"documents", "shapes"}
+    assert json.loads((folder / "measured.json").read_text()).keys() == {"step", "weights_sha256", "documents", "shapes"}
     assert json.loads((folder / "run.json").read_text())["command"] == ["train.py", *argv]
 
 

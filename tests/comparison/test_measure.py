@@ -57,6 +57,27 @@ def test_documents_add_up_to_the_evaluation(small: Config, documents_dir: Path) 
     assert (folder / "measured.json").read_text() == again
 
 
+def test_what_is_measured_is_of_the_last_step_and_of_these_weights(small: Config) -> None:
+    config = train_here(small, max_steps=6, lr_decay_steps=12, checkpoint_interval=6)
+    folder = Path(config.out_dir)
+    first = measure.read_measured(folder)
+    assert measure.is_measured(folder)
+    stale = (folder / "measured.json").read_text()
+    train_here(config, max_steps=12)
+    assert not measure.is_measured(folder)
+    second = measure.read_measured(folder)  # trained further: measured again
+    assert second.weights_sha256 != first.weights_sha256
+    assert sum(second.documents["nats"]) / 1233 == pytest.approx(second.val_loss, rel=1e-5)
+    lied = json.loads(stale) | {"step": 12}
+    (folder / "measured.json").write_text(json.dumps(lied))  # of other weights
+    assert measure.read_measured(folder).documents == second.documents
+    (folder / "checkpoints" / "step_00000012").rename(folder / "checkpoints" / "step_00000006")
+    with pytest.raises(ValueError, match="it stopped before its checkpoint of step 12 was written"):
+        measure.read_measured(folder)
+    with pytest.raises(ValueError, match="one of the steps"):
+        measure.measure(folder)
+
+
 def test_a_document_has_the_loss_of_its_own_tokens(small: Config, documents_dir: Path) -> None:
     config = train_here(small, data_dir=str(documents_dir))
     model, resolved = checkpoint.load_model(config.out_dir)

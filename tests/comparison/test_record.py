@@ -43,7 +43,7 @@ def test_json_keeps_losses_to_seven_digits_and_the_configuration_exactly(make_ru
 
 
 def test_long_runs_are_thinned_to_means_of_equal_stretches(make_run: Any) -> None:
-    folder = make_run("gelu", 1, 1.5)
+    folder = make_run("gelu", 1, 1.5, measured=False)
     rows = [{"step": step, "train_loss": float(step % 2)} for step in range(1, 1001)]
     (folder / "metrics.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in [*rows, {"step": 500, "val_loss": 1.0, "data_hash": "x", "elapsed_s": 1}])
@@ -59,13 +59,29 @@ def test_unfinished_and_missing_runs_are_named(make_run: Any, tmp_path: Path) ->
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text("\n".join(lines[:-1]) + "\n")
     assert not is_finished(folder)
-    with pytest.raises(ValueError, match="not finished; go on with it"):
+    with pytest.raises(ValueError, match=r"is not finished \(step 500 of 500\); go on with it"):
         read(folder)
     with pytest.raises(ValueError, match=r"has no config\.json"):
         read(tmp_path)
     (folder / "metrics.jsonl").write_text("\n".join([*lines[:-1], json.dumps({"step": 500, "val_loss": None})]) + "\n")
     with pytest.raises(ValueError, match="not finite"):
         read(folder)
+
+
+def test_documents_of_other_weights_or_tokens_are_refused(make_run: Any) -> None:
+    folder = make_run("gelu", 1, 1.5)
+    measured = json.loads((folder / "measured.json").read_text())
+    for share, refused in ((1e-4, False), (-1e-2, True), (1e-2, True), (float("nan"), True)):
+        nats = [value * (1 + share) for value in measured["documents"]["nats"]]
+        (folder / "measured.json").write_text(json.dumps(measured | {"documents": measured["documents"] | {"nats": nats}}))
+        if refused:
+            with pytest.raises(ValueError, match=r"its documents have a loss of .* and its last evaluation 1\.5"):
+                read(folder)
+        else:
+            assert read(folder).documents["nats"] == nats
+    stale = measured | {"step": 250, "documents": {"nats": [9.0], "targets": [1.0], "bytes": [1.0]}}
+    (folder / "measured.json").write_text(json.dumps(stale))
+    assert read(folder).documents == {}  # of the run before it was trained further
 
 
 def test_a_run_without_hashes_cannot_be_checked(make_run: Any) -> None:

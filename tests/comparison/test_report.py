@@ -9,7 +9,7 @@ import pytest
 
 from comparison import report, results
 from comparison.record import read
-from comparison.results import Results, Settings
+from comparison.results import Failure, Results, Settings
 
 
 def test_report_of_a_sweep(make_run: Any, tmp_path: Path) -> None:
@@ -18,7 +18,8 @@ def test_report_of_a_sweep(make_run: Any, tmp_path: Path) -> None:
         ("hermite:degree=3", seed): loss - 0.03 - 0.001 * seed for (spec, seed), loss in losses.items() if spec == "gelu"
     }
     settings = Settings(
-        commands=("python compare.py config/tiny.py --seeds 3",), failures=("silu-seed=1 ended with exit code 1: NaN",)
+        commands=("python compare.py config/tiny.py --seeds 3",),
+        failures=(Failure("silu", "silu-seed=1", "exit code 1: NaN"), Failure("relu", "relu-seed=4", "exit code 1: NaN")),
     )
     found = Results(settings, tuple(read(make_run(spec, seed, loss)) for (spec, seed), loss in losses.items()))
     report.write(tmp_path / "out", found)
@@ -29,7 +30,9 @@ def test_report_of_a_sweep(make_run: Any, tmp_path: Path) -> None:
     )
     assert re.search(r"relu against gelu: .*no difference shown", text)
     assert "| gelu | 0.002 | 3 | 1.5067 ± 0.0208 | 4.512 | 2.1737 | – | – | – | baseline |" in text
-    assert "Failed: silu-seed=1 ended with exit code 1: NaN" in text
+    assert "Failed: silu-seed=1: exit code 1: NaN" in text
+    assert "| silu | – | 0, 1 failed | – | – | – | – | – | – | failed: exit code 1: NaN |" in text
+    assert "| relu | 0.002 | 3, 1 failed |" in text
     assert "python compare.py config/tiny.py --seeds 3" in text
     assert "corpus_sha256 c0" in text
     for name in re.findall(r"\]\((\w+\.png)\)", text):

@@ -8,7 +8,7 @@ import pytest
 
 from comparison import results
 from comparison.record import read, to_json
-from comparison.results import Results, Settings
+from comparison.results import Failure, Results, Settings
 
 
 def test_round_trip(make_run: Any, tmp_path: Path) -> None:
@@ -18,7 +18,7 @@ def test_round_trip(make_run: Any, tmp_path: Path) -> None:
         varied=("mlp_init",),
         rates=(1e-3, 2e-3),
         rate_seeds=(1,),
-        failures=("x",),
+        failures=(Failure("gelu", "gelu-seed=2", "exit code 1: NaN"),),
     )
     found = Results(settings, (read(make_run("gelu", 1, 1.5)), read(make_run("relu", 1, 1.6))))
     results.save(tmp_path / "deep" / "results.json", found, {"arms": []})

@@ -1,5 +1,6 @@
 """A sweep goes on where it stopped: runs in results.json or in their folders are not trained again."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from comparison import results, runner
+from comparison import record, results, runner
 from comparison.launch import Done, SweepInterruptedError, Tick
 from comparison.sweep import Job, Sweep, plan
+from config.tiny import config as preset
 from runtime.signals import STOP_SIGNALS
 
 TINY = Path(__file__).parents[2] / "config" / "tiny.py"
@@ -97,7 +99,7 @@ def test_a_failed_run_is_told_and_tried_again(finish_run: Any, tmp_path: Path) -
     summary, failures = runner.run(sweep(tmp_path), Trainer(finish_run, broken))
     assert failures == 1
     assert summary is not None
-    assert any("relu-seed=1338 ended with exit code 1: it broke" in note for note in summary.notes)
+    assert any("relu-seed=1338: exit code 1: it broke" in note for note in summary.notes)
     assert summary.contrasts[0].seeds == (1337, 1339)
     trainer = Trainer(finish_run, loss_of)
     summary, failures = runner.run(sweep(tmp_path), trainer)
@@ -112,12 +114,95 @@ def test_nothing_but_failures_is_no_report(finish_run: Any, tmp_path: Path) -> N
     assert (summary, failures) == (None, 6)
 
 
-def test_bad_input_ends_the_sweep(finish_run: Any, tmp_path: Path) -> None:
+def test_an_arm_that_train_py_refuses_leaves_the_others_alone(finish_run: Any, tmp_path: Path) -> None:
     def launch(jobs: Sequence[Job], done: Done, tick: Tick) -> None:
-        done(jobs[0], 2, "train.py: data_dir does not exist")
+        for job in jobs:
+            if job.config.activation == "relu":
+                done(job, 2, "train.py: too much memory")
+            else:
+                finish_run(job.config, 1.5)
+                done(job, 0, "")
 
-    with pytest.raises(ValueError, match=r"gelu-seed=1337: .* does not exist"):
-        runner.run(sweep(tmp_path), launch)
+    summary, failures = runner.run(sweep(tmp_path), launch)
+    assert failures == 3
+    assert summary is not None
+    assert [arm.label for arm in summary.arms] == ["gelu"]
+    report = (tmp_path / "sweep" / "report.md").read_text()
+    assert "| relu | – | 0, 3 failed | – | – | – | – | – | – | failed: exit code 2: train.py: too much memory |" in report
+
+
+@pytest.mark.parametrize("diverged", ["relu", "gelu"])
+def test_a_diverged_arm_ends_neither_the_sweep_nor_its_restart(finish_run: Any, tmp_path: Path, diverged: str) -> None:
+    """The baseline among them: then nothing is compared, and the report says so."""
+
+    def finish(config: Any, loss: float) -> Path:
+        folder: Path = finish_run(config, loss)
+        if config.activation.startswith(diverged):
+            last = {"step": config.max_steps, "val_loss": None, "data_hash": "x", "elapsed_s": 1.0}
+            with open(folder / "metrics.jsonl", "a") as file:
+                file.write(json.dumps(last) + "\n")
+        return folder
+
+    trainer = Trainer(finish, loss_of)
+    for _ in range(2):
+        summary, failures = runner.run(sweep(tmp_path), trainer)
+        assert len(trainer.trained) == 6  # it would diverge again
+        assert failures == 3
+        assert summary is not None
+        assert len(summary.arms) == 1
+        assert [c.verdict for c in summary.contrasts] == []
+        assert f"| {diverged} | – | 0, 3 failed |" in (tmp_path / "sweep" / "report.md").read_text()
+    assert any("baseline gelu has no finished run" in note for note in summary.notes) == (diverged == "gelu")
+
+
+def test_a_run_that_stopped_in_its_last_checkpoint_is_trained_to_its_end(finish_run: Any, tmp_path: Path) -> None:
+    first = Trainer(finish_run, loss_of, stop_after=1)
+    with pytest.raises(SweepInterruptedError):
+        runner.run(sweep(tmp_path), first)
+    folder = tmp_path / "sweep" / "gelu-seed=1337"
+    (tmp_path / "sweep" / "results.json").unlink()
+    (folder / "measured.json").unlink()
+    for steps, again in (([], True), ([250], True), ([250, preset.max_steps], False)):
+        for step in steps:
+            (folder / "checkpoints" / f"step_{step:08d}").mkdir(parents=True, exist_ok=True)
+        assert record.is_finished(folder) != again
+        assert bool(record.unfinished(folder)) == (again and bool(steps))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"), [({"n_embd": 64}, "n_embd=192, this sweep has 64"), ({"eval_tokens": 9}, "eval_tokens=0")]
+)
+def test_another_configuration_in_the_folder_is_refused_before_anything_runs(
+    finish_run: Any, tmp_path: Path, changes: dict[str, Any], told: str
+) -> None:
+    trainer = Trainer(finish_run, loss_of)
+    runner.run(sweep(tmp_path), trainer)
+    with pytest.raises(ValueError, match=told):
+        runner.run(plan(TINY, ["gelu", "relu"], 3, changes, tmp_path / "sweep"), trainer)
+    (tmp_path / "sweep" / "results.json").unlink()
+    checkpoints = tmp_path / "sweep" / "relu-seed=1338" / "checkpoints"
+    (checkpoints / f"step_{preset.max_steps:08d}").mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"relu-seed=1338 holds a run with {told}"):
+        runner.run(plan(TINY, ["gelu", "relu"], 3, changes, tmp_path / "sweep"), trainer)
+    with pytest.raises(ValueError, match="relu-seed=1338 holds a run with max_steps=1000, this sweep has 500"):
+        runner.run(plan(TINY, ["gelu", "relu"], 3, {"max_steps": 500}, tmp_path / "sweep"), trainer)
+    assert len(trainer.trained) == 6
+
+
+def test_a_sweep_made_longer_replaces_what_it_trains_further(finish_run: Any, tmp_path: Path) -> None:
+    def finish(config: Any, loss: float) -> Path:
+        shutil.rmtree(config.out_dir, ignore_errors=True)
+        folder: Path = finish_run(config, loss)
+        (folder / "checkpoints" / f"step_{config.max_steps:08d}").mkdir(parents=True)
+        return folder
+
+    trainer = Trainer(finish, loss_of)
+    for steps in (500, 1000):
+        longer = plan(TINY, ["gelu", "relu"], 2, {"max_steps": steps, "lr_decay_steps": 1000}, tmp_path / "sweep")
+        runner.run(longer, trainer)
+    records = results.load(tmp_path / "sweep" / "results.json").records
+    assert [r.config["max_steps"] for r in records] == [1000] * 4
+    assert len(trainer.trained) == 8
 
 
 def test_some_seeds_choose_the_rate_and_the_others_follow(finish_run: Any, tmp_path: Path) -> None:
@@ -138,7 +223,7 @@ def test_some_seeds_choose_the_rate_and_the_others_follow(finish_run: Any, tmp_p
 def test_checkpoints_can_be_discarded(finish_run: Any, tmp_path: Path) -> None:
     def finish(config: Any, loss: float) -> Path:
         folder: Path = finish_run(config, loss)
-        (folder / "checkpoints" / "step_00000500").mkdir(parents=True)
+        (folder / "checkpoints" / f"step_{preset.max_steps:08d}").mkdir(parents=True)
         return folder
 
     runner.run(sweep(tmp_path), Trainer(finish, loss_of), keep_checkpoints=False)

@@ -1,5 +1,6 @@
 """Jobs go through submitit, here with its local executor, which starts real processes."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,22 @@ def test_a_job_is_reported_with_its_exit_code_and_last_line(tmp_path: Path) -> N
     ((job, code, said),) = reported
     assert (job.name, code) == ("gelu-seed=1337", 2)
     assert "does not exist" in said
+
+
+@pytest.mark.parametrize("parameters", [{}, {"slurm_colour": "red"}, {"timeout_min": "soon"}])
+def test_jobs_that_cannot_be_submitted_are_one_line(
+    tmp_path: Path, parameters: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit", reason="submitit is in requirements-dev.txt")
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    sbatch.chmod(0o755)
+    (sbatch.parent / "srun").symlink_to(sbatch)
+    monkeypatch.setenv("PATH", str(sbatch.parent), prepend=os.pathsep)
+    sweep = plan(TINY, ["gelu"], 1, {}, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"^the jobs cannot be submitted \(.+\); put --slurm KEY=VALUE right"):
+        slurm.array(2, tmp_path / "logs", parameters)(sweep.jobs(sweep.seeds, ()), lambda *what: None, lambda running: None)
 
 
 def test_a_preempted_task_is_queued_again_as_it_was(tmp_path: Path) -> None:
