@@ -126,7 +126,7 @@ def unfinished(folder: Path) -> str:
         step = f" (step {rows[-1]['step']} of {last})" if rows else ""
         return f"it is not finished{step}; go on with it by the command that started it"
     there = checkpoint.checkpoints(folder)
-    if there and int(there[-1].name[5:]) != last:
+    if there and checkpoint.step_of(there[-1]) != last:
         return f"it stopped before its checkpoint of step {last} was written; go on with it by the command that started it"
     return ""
 
