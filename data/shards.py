@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,11 +52,11 @@ def open_split(data_dir: str | Path, split: str) -> "Tokens":
 
 
 class Tokens:
-    """One stream of uint16 tokens over memory-mapped shards."""
+    """One stream of uint16 tokens over shards."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
-        self._shards = [_map(path) for path in paths]
+        self._shards = [_Shard(path) for path in paths]
         self._ends = np.cumsum([shard.size for shard in self._shards], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -69,7 +69,7 @@ class Tokens:
         done = 0
         while done < count:
             index, first = self._locate(start + done)
-            piece = self._shards[index][first : first + count - done]
+            piece = self._shards[index].read(first, count - done)
             out[done : done + piece.size] = piece
             done += piece.size
         return out
@@ -90,15 +90,13 @@ class Tokens:
     def largest(self) -> int:
         """The largest token id; reads all of them."""
         return max(
-            int(shard[start : start + SCAN_TOKENS].max())
-            for shard in self._shards
-            for start in range(0, shard.size, SCAN_TOKENS)
+            int(shard.read(start, SCAN_TOKENS).max()) for shard in self._shards for start in range(0, shard.size, SCAN_TOKENS)
         )
 
     def checksums(self) -> dict[str, list[int]]:
         """File name -> CRC-32 of each SCAN_TOKENS of its tokens; reads all of them."""
         return {
-            path.name: [zlib.crc32(shard[start : start + SCAN_TOKENS].data) for start in range(0, shard.size, SCAN_TOKENS)]
+            path.name: [zlib.crc32(shard.read(start, SCAN_TOKENS).data) for start in range(0, shard.size, SCAN_TOKENS)]
             for path, shard in zip(self.paths, self._shards, strict=True)
         }
 
@@ -108,7 +106,7 @@ class Tokens:
         for path, shard in zip(self.paths, self._shards, strict=True):
             digest.update(f"{path.name} {shard.size} ".encode())
             for start in np.linspace(0, max(0, shard.size - 256), 16, dtype=np.int64):
-                digest.update(shard[start : start + 256].tobytes())
+                digest.update(shard.read(int(start), 256).tobytes())
         return digest.hexdigest()
 
     def _locate(self, position: int) -> tuple[int, int]:
@@ -236,20 +234,39 @@ def sync(file: Any) -> None:
     os.fsync(file.fileno())
 
 
-def _map(path: Path) -> Ids:
-    """The tokens of a shard, memory-mapped; ValueError for what is no shard."""
-    with path.open("rb") as file:
-        count = _read_count(path, file)
-        size = os.fstat(file.fileno()).st_size
-        if size != HEADER_BYTES + TOKEN_BYTES * count:
-            place = f"its {count} tokens end at byte {HEADER_BYTES + TOKEN_BYTES * count}, the file at byte {size}"
+class _Shard:
+    """The tokens of one file. ValueError for what is no shard; OSError for one that is cut while it is in use.
+
+    Read, not memory-mapped: the system kills a process that touches a page of a mapping whose file was cut (SIGBUS).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self.size = _read_count(path, self._file)
+        size = os.fstat(self._file.fileno()).st_size
+        if size != HEADER_BYTES + TOKEN_BYTES * self.size:
+            place = f"its {self.size} tokens end at byte {HEADER_BYTES + TOKEN_BYTES * self.size}, the file at byte {size}"
             raise ValueError(f"{path}: {place}; it was cut or added to: copy it or prepare it again")
-        if count == 0:
+        if self.size == 0:
             raise ValueError(f"{path}: the header at byte 8 counts 0 tokens; delete the file")
-        return np.memmap(file, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
+
+    def read(self, first: int, count: int) -> Ids:
+        """At most `count` tokens from token `first` on, fewer at the end of the shard."""
+        count = min(count, self.size - first)
+        start, wanted = HEADER_BYTES + TOKEN_BYTES * first, TOKEN_BYTES * count
+        found = os.pread(self._file.fileno(), wanted, start)
+        while (
+            len(found) < wanted
+        ):  # a signal or a network file system may end a read early; only the end of the file gives nothing
+            more = os.pread(self._file.fileno(), wanted - len(found), start + len(found))
+            if not more:
+                size = os.fstat(self._file.fileno()).st_size
+                raise OSError(f"{self._file.name} ends at byte {size}: it was cut while it was in use")
+            found += more
+        return np.frombuffer(found, dtype="<u2")
 
 
-def _read_count(path: Path, file: BinaryIO) -> int:
+def _read_count(path: Path, file: IO[bytes]) -> int:
     head = np.frombuffer(file.read(12), dtype="<i4")
     if head.size < 3:
         raise ValueError(f"{path}: no room for the header of {HEADER_BYTES} bytes; copy it or prepare it again")

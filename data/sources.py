@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import logging
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -96,7 +97,8 @@ def open_parquet(name: str, opener: Callable[[], IO[bytes]]) -> Part:
     from pyarrow.parquet import ParquetFile
 
     def read(start: int) -> Iterator[str]:
-        with _readable(name), opener() as file, ParquetFile(file) as table:
+        # As a dictionary, or one long string that stands for every row would be copied for each row of a batch.
+        with _readable(name), opener() as file, ParquetFile(file, read_dictionary=[column]) as table:
             groups: list[int] = []
             for group in range(table.num_row_groups):
                 rows = table.metadata.row_group(group).num_rows
@@ -104,12 +106,20 @@ def open_parquet(name: str, opener: Callable[[], IO[bytes]]) -> Part:
                     start -= rows
                 else:
                     groups.append(group)
+            taken = 0
             for batch in table.iter_batches(BATCH_ROWS, row_groups=groups, columns=[column]):
-                yield from _strings(batch.column(0)[start:], name)
+                for text in _strings(batch.column(0)[start:], name):
+                    taken += len(text)
+                    _refuse_bomb(name, taken, size)
+                    yield text
                 start = max(0, start - batch.num_rows)
 
     with _readable(name), opener() as file, ParquetFile(file) as table:
+        size = file.seek(0, io.SEEK_END)
         column = _text_column(name, table.schema_arrow)
+        groups = [table.metadata.row_group(index) for index in range(table.num_row_groups)]
+        chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
+        _refuse_bomb(name, sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column), size)
         return Part(table.metadata.num_rows, read)
 
 
@@ -176,15 +186,13 @@ def _read_jsonl(path: Path, start: int) -> Iterator[str]:
 
 def _lines(path: Path) -> Iterator[bytes]:
     """The lines of a file that are not blank, unpacked where it is packed."""
-    allowed = DOCUMENT_BYTES + EXPANSION * path.stat().st_size
-    taken = 0
+    size, taken = path.stat().st_size, 0
     with _readable(str(path)), _open_unpacked(path) as file:
         while line := file.readline(DOCUMENT_BYTES + 1):
             taken += len(line)
             if len(line) > DOCUMENT_BYTES:
                 raise ValueError(f"{path}: a line is longer than {DOCUMENT_BYTES} bytes; cut the document or leave it out")
-            if taken > allowed:
-                raise ValueError(f"{path} unpacks to over {EXPANSION} times its size; unpack it yourself if you trust it")
+            _refuse_bomb(str(path), taken, size)
             if line.strip():
                 yield line
 
@@ -200,29 +208,76 @@ def _open_unpacked(path: Path) -> IO[bytes]:
 
 
 def _open_arrow(path: Path) -> Part:
-    """The rows of an Arrow file, in the streaming form that `datasets` caches or the random-access form."""
-    from pyarrow import ipc, memory_map
+    """The rows of an Arrow file, in the streaming form that `datasets` caches or the random-access form around it."""
+    from pyarrow import OSFile, ipc
 
     def batches() -> Iterator[Any]:
-        with _readable(str(path)), memory_map(str(path)) as file:
-            if file.read(6) == b"ARROW1":
-                table = ipc.open_file(file)
-                yield from map(table.get_batch, range(table.num_record_batches))
-            else:
-                file.seek(0)
-                yield from ipc.open_stream(file)
+        with _readable(str(path)), OSFile(str(path)) as file:  # not mapped: a file that is cut meanwhile would end the process
+            begin = 8 if file.read(6) == b"ARROW1" else 0
+            file.seek(begin)
+            unpacked = 0
+            for message in ipc.MessageReader.open_stream(file):
+                unpacked += _unpacked_bytes(message)
+                _refuse_bomb(str(path), unpacked, path.stat().st_size)
+            file.seek(begin)
+            yield from ipc.open_stream(file)
 
     def read(start: int) -> Iterator[str]:
+        taken = 0
         for batch in batches():
             for first in range(start, batch.num_rows, BATCH_ROWS):
-                yield from _strings(batch.column(column)[first : first + BATCH_ROWS], path.name)
+                for text in _strings(batch.column(column)[first : first + BATCH_ROWS], path.name):
+                    taken += len(text)
+                    _refuse_bomb(str(path), taken, path.stat().st_size)
+                    yield text
             start = max(0, start - batch.num_rows)
 
     column, count = "text", 0
     for batch in batches():
         column = _text_column(path.name, batch.schema)
+        with _readable(str(path)):
+            batch.column(column).validate(full=True)  # a stranger's offsets may point anywhere
         count += batch.num_rows
     return Part(count, read)
+
+
+def _unpacked_bytes(message: Any) -> int:
+    """Bytes that the packed buffers of an Arrow message say they unpack to, before any is unpacked; 0 where none is packed.
+
+    Layout: Message.fbs of the Arrow format; each packed buffer begins with its unpacked length as an int64, -1 for as it is.
+    """
+    data = memoryview(message.metadata)
+
+    def number(kind: str, at: int) -> int:
+        return int(struct.unpack_from(f"<{kind}", data, at)[0])
+
+    def field(table: int, slot: int) -> int:
+        """Where a field of a flatbuffers table lies; 0 where it is left out."""
+        vtable = table - number("i", table)
+        offset = number("H", vtable + 4 + 2 * slot) if 4 + 2 * slot < number("H", vtable) else 0
+        return table + offset if offset else 0
+
+    def follow(at: int) -> int:
+        return at + number("I", at)
+
+    root = follow(0)
+    kind, header = field(root, 1), follow(field(root, 2))
+    if data[kind] == 2:  # a dictionary: its second field is a batch
+        header = follow(field(header, 1))
+    elif data[kind] != 3:  # not a batch either
+        return 0
+    if not field(header, 3) or not field(header, 2):
+        return 0
+    buffers = follow(field(header, 2))
+    places = [struct.unpack_from("<qq", data, buffers + 4 + 16 * index) for index in range(number("I", buffers))]
+    lengths = [struct.unpack_from("<q", message.body, offset)[0] for offset, length in places if length >= 8]
+    return sum(max(0, length) for length in lengths)
+
+
+def _refuse_bomb(name: str, unpacked: int, size: int) -> None:
+    """Raises ValueError where a file of `size` bytes comes to more than text does."""
+    if unpacked > DOCUMENT_BYTES + EXPANSION * size:
+        raise ValueError(f"{name} unpacks to over {EXPANSION} times its size; unpack it yourself if you trust it")
 
 
 def _text_column(name: str, schema: Any) -> str:
@@ -251,5 +306,5 @@ def _readable(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, struct.error, UnicodeDecodeError) as error:
         raise ValueError(f"{name} is damaged ({error}); fetch it again, or leave it out") from error

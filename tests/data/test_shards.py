@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -278,3 +279,17 @@ def test_text_is_not_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "meta.json.partial").symlink_to(victim)
     shards.write_bytes(tmp_path / "meta.json", b"ours")
     assert (victim.read_text(), (tmp_path / "meta.json").read_text()) == ("mine", "ours")
+
+
+def test_a_shard_cut_while_it_is_read_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
+    """A memory mapping would end in SIGBUS here."""
+    count = 200_000
+    path = tmp_path / "train_000000.bin"
+    path.write_bytes(header(count) + bytes(2 * count))
+    tokens = Tokens([path])
+    os.truncate(path, 4096)
+    assert tokens.read(0, 100).tolist() == [0] * 100
+    with pytest.raises(OSError, match=r"train_000000.bin ends at byte 4096: it was cut while it was in use"):
+        tokens.read(150_000, 64)
+    with pytest.raises(OSError, match="was cut"):
+        tokens.read(1000, 5000)

@@ -4,6 +4,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -211,3 +212,67 @@ def test_a_zip_bomb_is_refused_in_bounded_memory(
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+PACKED = [pa.ipc.IpcWriteOptions(compression=name) for name in (None, "zstd", "lz4")]
+RARE = "a" * (1 << 20)
+
+
+def write_table(path: Path, table: pa.Table, new: Callable[..., pa.ipc.RecordBatchStreamWriter], options: object) -> Path:
+    with new(str(path), table.schema, options=options) as writer:
+        writer.write_table(table)
+    return path
+
+
+@pytest.mark.parametrize("options", PACKED)
+@pytest.mark.parametrize("new", [pa.ipc.new_stream, pa.ipc.new_file])
+def test_packed_arrow_is_read_beside_dictionaries(
+    tmp_path: Path, new: Callable[..., pa.ipc.RecordBatchStreamWriter], options: object
+) -> None:
+    texts = [f"text {i}" * 50 for i in range(600)]
+    table = pa.table({"kind": pa.array(["x", "y", "x"] * 200).dictionary_encode(), "text": texts})
+    part = open_file(write_table(tmp_path / "a.arrow", table, new, options))
+    assert part.count == 600
+    assert list(part.read(0)) == texts
+    assert list(part.read(599)) == texts[599:]
+
+
+@pytest.mark.parametrize("new", [pa.ipc.new_stream, pa.ipc.new_file])
+def test_an_arrow_bomb_is_refused_before_it_is_unpacked(
+    tmp_path: Path, new: Callable[..., pa.ipc.RecordBatchStreamWriter]
+) -> None:
+    path = write_table(tmp_path / "bomb.arrow", pa.table({"text": [RARE] * 80}), new, PACKED[1])
+    hidden = pa.table({"text": ["a"] * 80, "other": pa.DictionaryArray.from_arrays(np.zeros(80, np.int32), [RARE * 80])})
+    beside = write_table(tmp_path / "beside.arrow", hidden, new, PACKED[1])
+    before = pa.total_allocated_bytes()
+    for bomb in (path, beside):
+        with pytest.raises(ValueError, match=r"\.arrow unpacks to over 200 times its size"):
+            open_file(bomb)
+    assert pa.total_allocated_bytes() - before < 1 << 22
+
+
+def test_a_parquet_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    texts = [f"{RARE}{i}" for i in range(80)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "pages.parquet", compression="zstd", use_dictionary=False)
+    with pytest.raises(ValueError, match=r"pages.parquet unpacks to over 200 times its size"):
+        open_file(tmp_path / "pages.parquet")
+
+
+def test_one_long_string_for_every_row_is_not_copied_for_each(tmp_path: Path) -> None:
+    """A dictionary of one entry: a batch of rows would take a batch of copies."""
+    repeated = pa.DictionaryArray.from_arrays(np.zeros(256, np.int32), [RARE[: 1 << 19]])
+    pq.write_table(pa.table({"text": repeated}), tmp_path / "rows.parquet", compression="zstd", store_schema=False)
+    part = open_file(tmp_path / "rows.parquet")
+    peaks: list[int] = []
+    with pytest.raises(ValueError, match=r"rows.parquet unpacks to over 200 times its size"):
+        peaks.extend(pa.total_allocated_bytes() for _ in part.read(0))
+    assert max(peaks) < 1 << 24
+
+
+def test_arrow_offsets_that_point_elsewhere_are_refused(tmp_path: Path) -> None:
+    buffers = [None, pa.py_buffer(np.array([0, 1 << 30, 5], np.int32)), pa.py_buffer(b"hello")]
+    batch = pa.record_batch([pa.Array.from_buffers(pa.string(), 2, buffers)], ["text"])
+    with pa.ipc.new_stream(str(tmp_path / "off.arrow"), batch.schema) as writer:
+        writer.write_batch(batch)
+    with pytest.raises(ValueError, match=r"off.arrow is damaged"):
+        open_file(tmp_path / "off.arrow")

@@ -102,7 +102,7 @@ HOSTILE: dict[str, tuple[Callable[[State], object], str]] = {
     "no scaler": (lambda s: s.pop("scaler"), "it has no scaler"),
     "checksums that are none": (
         lambda s: s.update(data_checksums=dict.fromkeys(s["data_checksums"], 3)),
-        "does not fit this run",
+        "object is not iterable",
     ),
 }
 
