@@ -235,7 +235,7 @@ class GPT(nn.Module):
         self.loss = torch.compile(self.loss, **options)  # type: ignore[method-assign]
 
     def generate(self, tokens: Tensor, max_new_tokens: int, **sampling: Any) -> Tensor:
-        """`tokens` (B, T) with `max_new_tokens` more behind them; see `stream` for the sampling arguments."""
+        """`tokens` (B, T) with up to `max_new_tokens` more behind them; see `stream` for the sampling arguments and `eos`."""
         return torch.cat([tokens, *(new[:, None] for new in self.stream(tokens, max_new_tokens, **sampling))], dim=1)
 
     @torch.inference_mode()
@@ -248,13 +248,16 @@ class GPT(nn.Module):
         top_p: float = 1.0,
         generator: torch.Generator | None = None,
         use_cache: bool = True,
+        eos: int | None = None,
     ) -> Iterator[Tensor]:
         """Yield one new token a sequence, (B,), at a time, drawn on the CPU by `generator`; temperature 0 takes the likeliest.
 
         Past block_size the context is its last block_size tokens. Learned positions then shift with every token, which
         makes cached keys stale: the cache is rebuilt, and a token costs what it costs without a cache.
+        A sequence that has drawn `eos` gives nothing but `eos` from then on; when all have, the iteration ends.
         """
         size, model = self.config.block_size, decoding.frozen(self)
+        ended = torch.zeros(len(tokens), dtype=torch.bool)
         cache: KVCache | None = None
         for _ in range(max_new_tokens):
             anew = cache is None or cache.length >= size
@@ -262,9 +265,15 @@ class GPT(nn.Module):
                 cache = self.empty_cache(tokens)
             new = tokens[:, -size if anew else -1 :]
             logits = model.logits(model.transformer(new, cache)[:, -1]).float()  # (B, V)
-            chosen = sample(logits, temperature, top_k, top_p, generator).to(tokens.device)
+            chosen = sample(logits, temperature, top_k, top_p, generator)
+            if eos is not None:
+                chosen = torch.where(ended, eos, chosen)
+                ended |= chosen == eos
+            chosen = chosen.to(tokens.device)
             tokens = torch.cat([tokens, chosen[:, None]], dim=1)
             yield chosen
+            if ended.all():
+                return
 
     def compile_decoding(self) -> None:
         """Compile what `stream` does for one sequence on a CPU; see `decoding.compile_products`."""

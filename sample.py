@@ -1,13 +1,18 @@
 """Write text with a trained model: `python sample.py RUN [--prompt TEXT] [--max_new_tokens N] ...`, streamed to the terminal.
 
-RUN is a run's folder, a checkpoint's, a GPT-2 folder or a hub name. The prompt comes from --prompt, from --prompt_file,
-or, where neither is given and input is piped in, from there.
+RUN is a run's folder, a checkpoint's, a GPT-2 folder or a hub name. Prompts come from --prompt (several may be given), from
+the lines of --prompt_file, or, where neither is given and text is piped in, from there. A sample ends at end-of-text.
 """
 
 import argparse
-import codecs
+import dataclasses
+import io
 import math
+import os
+import select
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,50 +26,83 @@ from pretrained.tokenizers import recognize
 from runtime import checkpoint, memory
 from runtime.hardware import pick_device, pick_dtype, why_not_compile
 
+NANOGPT = ("--out_dir", "--init_from", "--start")
+PADDING = 127  # the most that padding to a multiple of 128 adds to a vocabulary
+SILENCE_S = 1.0  # how long a pipe may say nothing before it is taken for no prompt
+SEPARATOR = "\n" + "-" * 80 + "\n"
+
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0, or 2 after one line on what is wrong."""
+    """Exit code: 0, or 2 after one line on what is wrong. A reader that closes the pipe early has had enough: 0."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of cp1252 or ASCII cannot show every character
     try:
-        options = _parser().parse_args(argv)
-        _check(options)
-        device = pick_device(options.device)
-        gpt, words = load(options.run, options.checkpoint, options.tokenizer)
-        dtype = pick_dtype(options.dtype, device)
-        check_memory(gpt, options.num_samples, device, dtype)
-        gpt.to(device, dtype)
-        if options.compile:
-            if reason := why_not_compile(device):
-                raise ValueError(f"--compile cannot work here: {reason}; leave it out")
-            gpt.compile_decoding()
-        prompt = words.encode(_prompt(options))
-        if prompt.size and int(prompt.max()) >= gpt.config.vocab_size:
-            raise ValueError(
-                f"tokenizer {words.name!r} has ids beyond the model's {gpt.config.vocab_size}; name the right --tokenizer"
-            )
-        # Without a prompt the text begins as a document does: after an end-of-text.
-        context = torch.from_numpy(prompt.astype("int64")) if prompt.size else torch.tensor([words.eot])
-        write(gpt, words, context.to(device), options)
+        _run(sys.argv[1:] if argv is None else argv)
     except ValueError as error:
         print(f"sample.py: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
     except KeyboardInterrupt:
         return 130
     return 0
 
 
+def _run(argv: list[str]) -> None:
+    _refuse_nanogpt(argv)
+    options = _parser().parse_args(argv)
+    _check(options)
+    device = pick_device(options.device)
+    gpt, words = load(options.run, options.checkpoint, options.tokenizer)
+    dtype = pick_dtype(options.dtype, device)
+    check_memory(gpt, options.num_samples, device, dtype)
+    gpt.to(device, dtype)
+    if options.compile:
+        if reason := why_not_compile(device):
+            raise ValueError(f"--compile cannot work here: {reason}; leave it out")
+        gpt.compile_decoding()
+    prompts = _prompts(options)
+    contexts = [encode(gpt, words, prompt) for prompt in prompts]
+    for number, (prompt, context) in enumerate(zip(prompts, contexts, strict=True)):
+        if number:
+            _print(SEPARATOR)
+        write(gpt, words, prompt, context.to(device), options)
+
+
 def load(run: str, which: str, tokenizer_name: str) -> tuple[GPT, Tokenizer]:
-    """Model and tokenizer of a run's folder, a checkpoint's, a GPT-2 folder or a hub name. Raises ValueError."""
+    """Model and tokenizer of a run's folder, a checkpoint's, a GPT-2 folder or a hub name. Raises ValueError.
+
+    A model may have a few ids more than its tokenizer (nanoGPT pads to 50304): those are never sampled.
+    """
     folder = Path(run)
     if (folder / "checkpoints").is_dir() or (folder / "state.pt").is_file():
         gpt, config = checkpoint.load_model(folder, which)
-        return gpt, tokenizer.load(tokenizer_name or config.tokenizer)
-    if folder.is_dir() and not (folder / "config.json").is_file():
+        places = (folder, folder.parent.parent, config.data_dir)  # a checkpoint lies two folders below its run
+        words = tokenizer.load(tokenizer_name or config.tokenizer, *places)
+    elif folder.is_dir() and not (folder / "config.json").is_file():
         raise ValueError(
             f"{run!r} is neither a run nor a GPT-2 folder; give one such as runs/tiny_hermite (make train makes it)"
         )
-    folder = locate(run)
-    gpt = GPT.from_pretrained(folder).eval()
-    return gpt, tokenizer.load(tokenizer_name or recognize(folder, gpt.config.vocab_size))
+    else:
+        folder = locate(run)
+        gpt = GPT.from_pretrained(folder).eval()
+        words = tokenizer.load(tokenizer_name or recognize(folder, gpt.config.vocab_size))
+    if not 0 <= gpt.config.vocab_size - words.vocab_size <= PADDING:
+        raise ValueError(
+            f"tokenizer {words.name!r} has {words.vocab_size} ids, the model {gpt.config.vocab_size}; "
+            f"name the right one: --tokenizer gpt2, bytes or PATH/{tokenizer.FILE}"
+        )
+    gpt.config = dataclasses.replace(gpt.config, vocab_size=words.vocab_size)
+    return gpt, words
+
+
+def encode(gpt: GPT, words: Tokenizer, prompt: str) -> torch.Tensor:
+    """Ids of a prompt, int64 (T,). An empty one begins as a document does: after an end-of-text."""
+    ids = words.encode_prompt(prompt)
+    if ids.size > gpt.config.block_size:
+        told = f"a prompt has {ids.size} tokens; the model sees the last {gpt.config.block_size}"
+        print(f"sample.py: {told}", file=sys.stderr)
+    return torch.from_numpy(ids.astype("int64")) if ids.size else torch.tensor([words.eot])
 
 
 def check_memory(gpt: GPT, num_samples: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -75,25 +113,82 @@ def check_memory(gpt: GPT, num_samples: int, device: torch.device, dtype: torch.
         raise ValueError(f"{told}; type --num_samples {there // (2 * (needed // num_samples))}")
 
 
-def write(gpt: GPT, words: Tokenizer, context: torch.Tensor, options: argparse.Namespace) -> None:
+def write(gpt: GPT, words: Tokenizer, prompt: str, context: torch.Tensor, options: argparse.Namespace) -> None:
     """Stream one sample, or print several, computed as one batch, one after another."""
     generator = torch.Generator().manual_seed(options.seed)
+    eos = None if options.ignore_eos else words.eot
     batch = context.expand(options.num_samples, -1)
-    stream = gpt.stream(batch, options.max_new_tokens, options.temperature, options.top_k, options.top_p, generator)
-    _print(words.decode(context.tolist()) if context.tolist() != [words.eot] else "")
-    if options.num_samples == 1:
-        # A character may be spread over several tokens: the decoder holds its first bytes back.
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        for new in stream:
-            _print(decoder.decode(words.decode_bytes(new.tolist())))
-        _print(decoder.decode(b"", final=True) + "\n")
+    stream = gpt.stream(batch, options.max_new_tokens, options.temperature, options.top_k, options.top_p, generator, eos=eos)
+    samples = [Sample(words, context.tolist(), options.stop, options.ignore_eos) for _ in range(options.num_samples)]
+    alone = len(samples) == 1
+    shown = [prompt] * len(samples)
+    if alone:
+        _print(prompt)
+    for new in stream:
+        for index, (sample, token) in enumerate(zip(samples, new.tolist(), strict=True)):
+            text = sample.push(token)
+            if alone:
+                _print(text)
+            shown[index] += text
+        if all(sample.ended for sample in samples):
+            break
+    rests = [sample.finish() for sample in samples]
+    if alone:
+        _print(rests[0] + "\n")
+    else:
+        _print(SEPARATOR.join(text + rest for text, rest in zip(shown, rests, strict=True)) + "\n")
+
+
+class Sample:
+    """The text of one sample as it comes: to end-of-text, which it shows, or up to a stop text, which it does not.
+
+    What may be the beginning of a stop text is held back until it is known not to be.
+    """
+
+    def __init__(self, words: Tokenizer, before: Sequence[int], stops: Sequence[str], ignore_eos: bool) -> None:
+        self.words, self.stops, self.ignore_eos, self.ended = words, stops, ignore_eos, False
+        self._streamer, self._held = words.streamer(before), ""
+
+    def push(self, token: int) -> str:
+        """The text that can be shown now that this token has come."""
+        if self.ended:
+            return ""
+        if token == self.words.eot:
+            text = self._show(self._streamer([]) + self.words.eot_text)
+            if self.ignore_eos or self.ended:
+                return text
+            return text + self._end()
+        return self._show(self._streamer([token]))
+
+    def finish(self) -> str:
+        """What is left."""
+        return "" if self.ended else self._show(self._streamer([])) + self._end()
+
+    def _show(self, text: str) -> str:
+        held = self._held + text
+        found = [held.index(stop) for stop in self.stops if stop in held]
+        if found:
+            self._held, self.ended = "", True
+            return held[: min(found)]
+        begun = (n for stop in self.stops for n in range(len(stop) - 1, 0, -1) if held.endswith(stop[:n]))
+        keep = len(held) - max(begun, default=0)
+        self._held = held[keep:]
+        return held[:keep]
+
+    def _end(self) -> str:
+        held, self._held, self.ended = self._held, "", True
+        return held
+
+
+def _refuse_nanogpt(argv: Sequence[str]) -> None:
+    """ValueError with our spelling for nanoGPT's: --out_dir=RUN --start=TEXT."""
+    given = dict(word.partition("=")[::2] for word in argv if word.partition("=")[0] in NANOGPT)
+    if not given:
         return
-    tokens = torch.stack(list(stream), dim=1)  # (num_samples, max_new_tokens)
-    for index, row in enumerate(tokens.tolist()):
-        if index:
-            _print("\n" + "-" * 80 + "\n" + words.decode(context.tolist()))
-        _print(words.decode(row))
-    _print("\n")
+    model = given.get("--out_dir") or {"gpt2": "openai-community/gpt2"}.get(given.get("--init_from", ""), "RUN")
+    start = given.get("--start", "")
+    prompt = f" --prompt_file {start[5:]}" if start.startswith("FILE:") else f" --prompt {shlex.quote(start)}" if start else ""
+    raise ValueError(f"{', '.join(given)} is nanoGPT's spelling; type: python sample.py {model}{prompt}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,8 +205,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", metavar="RUN", help="a run's folder, a checkpoint's, a GPT-2 folder or a hub name")
     add: Any = parser.add_argument
     add("--checkpoint", default="best", metavar="best|last|STEP", help="which checkpoint of the run (default best)")
-    add("--prompt", default=None, metavar="TEXT", help="text to go on from")
-    add("--prompt_file", default=None, metavar="FILE", help="file that holds the prompt")
+    add("--prompt", action="append", metavar="TEXT", help="text to go on from; may be given several times")
+    add("--prompt_file", default=None, metavar="FILE", help="file with a prompt on each line")
+    add("--stop", action="append", default=[], metavar="TEXT", help="end a sample before this text; may be given several times")
+    add("--ignore_eos", action="store_true", help="go on past end-of-text")
     add("--max_new_tokens", type=int, default=500, metavar="N", help="tokens to write (default 500)")
     add("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token (default 0.8)")
     add("--top_k", type=int, default=200, metavar="K", help="keep the K likeliest tokens; 0 keeps all (default 200)")
@@ -121,7 +218,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:N or mps")
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"], help="what weights and products are in")
     add("--compile", action="store_true", help="compile the matrix products of one sample on a CPU; pays from 1000 tokens")
-    add("--tokenizer", default="", choices=["", "gpt2", "bytes"], help="needed only where the folder does not name it")
+    add("--tokenizer", default="", metavar="NAME", help="gpt2, bytes or a tokenizer.json, where the folder does not name it")
     return parser
 
 
@@ -141,19 +238,36 @@ def _check(options: argparse.Namespace) -> None:
         problems.append(f"--top_p {options.top_p} is outside (0, 1]")
     if options.prompt is not None and options.prompt_file is not None:
         problems.append("--prompt and --prompt_file are both given")
+    if "" in options.stop:
+        problems.append("--stop is empty")
     if problems:
         raise ValueError("; ".join(problems))
 
 
-def _prompt(options: argparse.Namespace) -> str:
+def _prompts(options: argparse.Namespace) -> list[str]:
     if options.prompt is not None:
-        return str(options.prompt)
+        # Bytes that the locale cannot read come as surrogates: they are the UTF-8 that was typed.
+        return [os.fsencode(prompt).decode("utf-8", errors="replace") for prompt in options.prompt]
     if options.prompt_file is not None:
         path = Path(options.prompt_file)
         if not path.is_file():
             raise ValueError(f"--prompt_file {options.prompt_file!r} is not a file")
-        return path.read_bytes().decode("utf-8", errors="replace")
-    return "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read().decode("utf-8", errors="replace")
+        text = path.read_bytes().decode("utf-8", errors="replace")
+        return [line for line in text.split("\n") if line.strip()] or [""]
+    if sys.stdin is None or sys.stdin.isatty():
+        return [""]
+    if _is_silent(sys.stdin.buffer):
+        told = f"standard input said nothing for {SILENCE_S:g} s: no prompt; to give one, type --prompt TEXT"
+        print(f"sample.py: {told}", file=sys.stderr)
+        return [""]
+    return [sys.stdin.buffer.read().decode("utf-8", errors="replace")]
+
+
+def _is_silent(file: Any) -> bool:
+    """Whether standard input is open and has nothing to read: servers, ssh and cron leave such a pipe behind."""
+    if sys.platform == "win32" or not isinstance(file, io.BufferedReader):
+        return False
+    return not select.select([file], [], [], SILENCE_S)[0]
 
 
 def _print(text: str) -> None:

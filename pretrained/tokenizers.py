@@ -14,11 +14,11 @@ _OTHERS = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.mo
 
 
 def recognize(folder: Path, vocab_size: int) -> str:
-    """The tokenizer of this project that a folder's tokenizer files hold: gpt2 or bytes.
+    """The tokenizer that a folder's tokenizer files hold: gpt2, bytes, or the path of its tokenizer.json.
 
     A folder without any is taken for GPT-2's where the model has exactly its 50,257 ids. Raises ValueError for all others.
     """
-    way_out = "name the one that wrote the model's training data: --tokenizer"
+    way_out = "name the one that wrote the model's training data: --tokenizer gpt2, bytes or PATH/tokenizer.json"
     if (folder / "tokenizer.json").is_file():
         path = folder / "tokenizer.json"
         ids = _ids_of_tokenizer_json(read_object(path))
@@ -33,6 +33,8 @@ def recognize(folder: Path, vocab_size: int) -> str:
             raise ValueError(f"{folder} has no tokenizer, and {vocab_size} ids are not GPT-2's {GPT2_IDS}; {way_out}")
         return "gpt2"
     name = _name(ids)
+    if not name and path.name == "tokenizer.json":
+        return str(path)
     if not name:
         raise ValueError(f"{path} holds {len(ids)} ids that are neither GPT-2's nor the plain bytes; {way_out}")
     return name

@@ -324,3 +324,26 @@ def test_parameters_and_flops_of_gpt2_124m() -> None:
     gpt = GPT(config)
     assert gpt.num_parameters() == 124_439_808  # transformers' count for gpt2
     assert gpt.flops_per_token() == 6 * (124_439_808 - 1024 * 768) + 12 * 12 * 768 * 1024
+
+
+def test_a_sequence_that_ended_gives_eos_alone_and_all_ended_end_the_stream() -> None:
+    gpt = GPT(CONFIG, 0)
+    start = torch.zeros(4, 1, dtype=torch.int64)
+
+    def drawn(eos: int | None) -> torch.Tensor:
+        return gpt.generate(start, 60, temperature=5.0, top_k=8, generator=torch.Generator().manual_seed(1), eos=eos)[:, 1:]
+
+    free = drawn(None)
+    eos = int(free[0, 3])
+    ended = drawn(eos)
+    for row, before in zip(ended.tolist(), free.tolist(), strict=True):
+        length = before.index(eos) + 1 if eos in before else len(before)
+        assert row[:1] == before[:1]
+        if eos in row:
+            first = row.index(eos)
+            assert set(row[first:]) == {eos}
+            assert first <= length
+    lengths = [row.index(eos) + 1 if eos in row else ended.size(1) for row in ended.tolist()]
+    assert ended.size(1) == max(lengths)
+    alone = gpt.generate(start[:1], 60, temperature=0, eos=int(gpt.generate(start[:1], 1, temperature=0)[0, 1]))
+    assert alone.size(1) == 2

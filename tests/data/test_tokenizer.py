@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from data import tokenizer
 from data.tokenizer import CHUNK_CHARACTERS, gpt2_encoding, load, recorded
+from tests.own_tokenizer import train_byte_level
 
 NAMES = ("gpt2", "bytes")
 any_text = st.text() | st.text(alphabet="<|endoftext>é 你\n\t'll 123", max_size=200)
@@ -159,25 +160,6 @@ def test_without_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatc
 
 def test_empty_texts_do_not_make_one_chunk() -> None:
     assert max(map(len, tokenizer.chunks([""] * 10_000, 6_400))) == 100
-
-
-def train_byte_level(path: Path, end: str = "</s>", **changes: object) -> Path:
-    """A byte-level BPE of 270 ids, padded and truncated as published files are."""
-    library = Tokenizer(models.BPE(dropout=0.5))
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    library.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<pad>", end],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    library.train_from_iterator(["the cat sat on the mat, the cat sat"] * 20, trainer)
-    library.enable_truncation(3)
-    library.enable_padding(length=100)
-    spec = json.loads(library.to_str()) | changes
-    path.write_text(json.dumps(spec), "utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import sample
 from config.schema import Config
 from data import tokenizer
 from model import GPT
 from pretrained import tokenizers
+from tests.own_tokenizer import train_byte_level
 
 TEXT = "Hello  world, it's 12,345 naïve cafés: 北京 🙂\n\tdef f(x):\r\n    return x  # ok\n"
 
@@ -59,7 +61,6 @@ def test_gpt2_s_old_files_are_recognized(tmp_path: Path, gpt2_files: Path) -> No
     [
         ({}, 300, "has no tokenizer, and 300 ids are not GPT-2's 50257"),
         ({"vocab.txt": "a"}, 50257, r"vocab\.txt is a tokenizer that this project does not read"),
-        ({"tokenizer.json": {"model": {"type": "WordPiece", "vocab": {}}}}, 50257, r"tokenizer\.json holds 0 ids"),
         ({"vocab.json": {"a": 0, "b": 1, "<|endoftext|>": 2}}, 50257, "holds 3 ids that are neither"),
         ({"vocab.json": {"a": 0, "b": 0}}, 50257, "holds 2 ids that are neither"),
         ({"tokenizer.json": "[]"}, 50257, "holds no object"),
@@ -83,4 +84,14 @@ def test_sample_decodes_with_the_folder_s_own(small: Config, tmp_path: Path, cap
     assert capsys.readouterr().out.startswith("hello")
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": {"hello": 0}}}))
     assert sample.main(ask) == 2
-    assert "holds 1 ids that are neither GPT-2's nor the plain bytes" in capsys.readouterr().err
+    assert "is not a tokenizer.json of the tokenizers library" in capsys.readouterr().err
+
+
+def test_sample_uses_a_tokenizer_of_the_folder_s_own(small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = tokenizer.load(str(train_byte_level(tmp_path / "tokenizer.json")))
+    GPT(small.gpt(words.vocab_size), 0).save_pretrained(tmp_path)
+    ask = [str(tmp_path), "--prompt", "the cat", "--max_new_tokens", "3", "--device", "cpu", "--temperature", "0"]
+    assert sample.main(ask) == 0
+    ids = torch.from_numpy(words.encode("the cat").astype("int64"))[None]
+    new = GPT.from_pretrained(tmp_path).eval().generate(ids, 3, temperature=0)[0, ids.size(1) :]
+    assert capsys.readouterr().out == "the cat" + words.decode(new.tolist()) + "\n"
