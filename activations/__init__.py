@@ -11,6 +11,7 @@ from activations.registry import build, names
 from activations.swap import swap
 from activations.swapped import load_swapped
 
+__version__ = "0.1.0"
 __all__ = [
     "Activation",
     "FitReport",

@@ -87,7 +87,7 @@ def test_init_from_another_activation_swaps_it_for_the_inputs_it_gets(small: Con
         difference = (swapped(inputs) - gelu(inputs)).square().mean() / gelu(inputs).square().mean()
     assert float(difference) < 1e-3
     GPT(dataclasses.replace(small, activation="relu").gpt(257), 3).save_pretrained(tmp_path / "relu")
-    with pytest.raises(ValueError, match="init=fit-gelu would change the function: .* is a ReLU"):
+    with pytest.raises(ValueError, match=r"init=fit-gelu would change the function: .* is a ReLU"):
         first_model(dataclasses.replace(config, init_from=str(tmp_path / "relu")))
 
 
