@@ -40,13 +40,13 @@ def main(argv: list[str] | None = None) -> int:
     """Exit code of the run that `argv` describes: 0, 2 for bad input, 128 + signal, 1 for other trouble."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        config = parse(sys.argv[1:] if argv is None else argv)
-        run = set_up(config)
-    except ValueError as error:
-        return fail(2, str(error))
-    except OSError as error:
-        return fail(2, f"{reason(error)}; give a folder that can be read and written")
-    try:
+        try:
+            config = parse(sys.argv[1:] if argv is None else argv)
+            run = set_up(config)
+        except ValueError as error:
+            return fail(2, str(error))
+        except OSError as error:
+            return fail(2, f"{reason(error)}; give a folder that can be read and written")
         with run.resources:
             return train(run)
     except OSError as error:
@@ -54,8 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     except RuntimeError as error:
         if not distributed.is_lost_rank(error):
             raise
-        rank, first = run.processes.rank, str(error).splitlines()[0]
-        told = f"rank {rank} waited for another one, which is lost or hangs (timeout_s={run.config.timeout_s:g}): {first}"
+        rank, first = distributed.rank(), str(error).splitlines()[0]
+        told = f"rank {rank} waited for another one, which is lost or hangs (timeout_s={config.timeout_s:g}): {first}"
         return fail(1, f"{told}; the same command goes on from the last checkpoint", everywhere=True)
 
 
@@ -176,19 +176,19 @@ def take_step(run: Run, step: int, batch: Batch) -> tuple[torch.Tensor, float]:
     run.scaler.unscale_(run.optimizer)
     limit = config.grad_clip or math.inf
     grad_norm = float(torch.nn.utils.clip_grad_norm_(run.gpt.parameters(), limit))
-    if not math.isfinite(grad_norm):
+    # Each rank knows its own loss alone: what follows from it is decided on the sums, by all of them alike.
+    bad_losses, bad_norms = run.processes.sum_integers([not math.isfinite(float(total)), not math.isfinite(grad_norm)])
+    if bad_losses or bad_norms:
         # With fp16 an overflow is the scaler's business as long as it can still lower its scale.
-        if config.nonfinite == "stop" and not (
-            run.scaler.is_enabled() and run.scaler.get_scale() > 1 and torch.isfinite(total)
-        ):
+        if config.nonfinite == "stop" and not (run.scaler.is_enabled() and run.scaler.get_scale() > 1 and not bad_losses):
             raise non_finite(run, total, grad_norm, inputs)
         run.progress.skipped_steps += 1
         if (skipped := run.progress.skipped_steps).bit_count() == 1:  # the 1st, 2nd, 4th, 8th: there may be very many
             say(run, f"step {step + 1} is skipped, number {skipped}: {non_finite(run, total, grad_norm, inputs)}")
-    if math.isfinite(grad_norm) or run.scaler.is_enabled():
+    else:
         set_learning_rate(run.optimizer, learning_rate(step, config))
         run.scaler.step(run.optimizer)
-        run.scaler.update()
+    run.scaler.update()
     run.optimizer.zero_grad(set_to_none=True)
     return total, grad_norm
 

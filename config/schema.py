@@ -119,7 +119,7 @@ class Config:
     # Data
     data_dir: str = setting(resume="free", compare="same", ranks="free", start=True)
     """Folder with *train*.bin and *val*.bin shards (python -m data.prepare makes one)."""
-    tokenizer: str = setting("", resume="fixed", compare="same", start=True, from_data=True)
+    tokenizer: str = setting("", resume="fixed", compare="same", ranks="free", start=True, from_data=True)
     """Tokenizer of foreign shards: gpt2, bytes, none (ids without text) or PATH/tokenizer.json; empty reads meta.json."""
     global_batch_size: int = setting(resume="fixed", compare="same", start=True)
     """Sequences an optimizer step, over all processes."""

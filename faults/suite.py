@@ -22,6 +22,7 @@ PARTS = {
     "disk": "ENOSPC, EIO and a file-size limit in checkpoints, metrics and shards",
     "data": "damaged, wrong, changed, empty and too small shards and meta.json",
     "numbers": "non-finite weights, losses, gradients; overflow in float16; spikes; runaway coefficients",
+    "ranks": "rank 1 with another setting, data, code or checkpoint; failing or lost in set-up; non-finite alone",
     "strangers": "hostile checkpoints, shards, inputs and links",
     "mutations": "random command lines of train.py, sample.py, compare.py, data.prepare",
     "concurrency": "two processes in one folder; stale locks",

@@ -1,5 +1,6 @@
 """The prepared data of a run: its tokens, what writes and measures them, and what it is called in a comparison."""
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +36,22 @@ class Dataset:
     checksums: dict[str, list[int]]
     """Of all their tokens, to say which of them changed; empty where tokens were not checked."""
 
+    def contents(self) -> dict[str, str]:
+        """What all processes of a run must have alike, in words: a hash of all tokens of each shard, and what measures them."""
+        sums = self.checksums | self.validation.tokens.checksums()
+        hashes = {f"tokens of {name}": hashlib.sha256(repr(crcs).encode()).hexdigest()[:16] for name, crcs in sums.items()}
+        shards_of = {
+            f"{split} shards": ", ".join(p.name for p in tokens.paths)
+            for split, tokens in (("training", self.train), ("validation", self.validation.tokens))
+        }
+        known = "unknown" if self.byte_lengths is None else hashlib.sha256(self.byte_lengths.tobytes()).hexdigest()[:16]
+        return shards_of | hashes | {"corpus": self.corpus, "bytes of each token": known}
+
 
 def open_dataset(config: Config, check_tokens: bool) -> Dataset:
     """Open `data_dir` as the config says. Raises ValueError for what is missing, damaged or in disagreement.
 
-    With `check_tokens` every token is read (by one process) and compared with the vocabulary: a damaged one would end the run
+    With `check_tokens` every token is read and compared with the vocabulary: a damaged one would end the run
     in an embedding's IndexError days later, or on a GPU in an assertion that names nothing.
     """
     folder = config.data_dir

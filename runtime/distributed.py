@@ -1,14 +1,18 @@
-"""The processes of a run: who I am, which device is mine, and the few sums that all of us agree on."""
+"""The processes of a run: who I am, which device is mine, what all of us have alike, and the few sums that we agree on."""
 
+import contextlib
 import datetime
+import itertools
+import json
 import os
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn  # now: its default arguments hold the group that is there when DDP, otherwise the first, imports it
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from runtime.hardware import pick_device
@@ -22,6 +26,9 @@ class Processes:
     world_size: int
     local_rank: int
     device: torch.device
+    store: Store | None = None
+    """Where the processes leave word for each other, also before there is a process group; None for one process."""
+    _turns: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -40,6 +47,46 @@ class Processes:
         """Wait for every process."""
         self.sum([0.0])
 
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all processes, in the order of their ranks, on every one; values are what JSON holds.
+
+        Returns on rank 0, which may hold the store, when the others have read them: it may end at once.
+        """
+        if self.store is None:
+            return [value]
+        turn = f"turn {next(self._turns)}"
+        self.store.set(f"{turn} of {self.rank}", json.dumps(value))
+        if self.is_main:
+            found = [json.loads(self.store.get(f"{turn} of {rank}")) for rank in range(self.world_size)]
+            self.store.set(turn, json.dumps(found))
+        values: list[Any] = json.loads(self.store.get(turn))
+        self.store.set(f"{turn} read by {self.rank}", "")
+        if self.is_main:
+            self.store.wait([f"{turn} read by {rank}" for rank in range(self.world_size)])
+        return values
+
+    @contextlib.contextmanager
+    def alike(self) -> Iterator[dict[str, Any]]:
+        """A block that goes well on every process, or ends on every process in a ValueError that names the rank.
+
+        The block puts into the table what must be equal on all of them, name -> value; None is not known, and fits all.
+        No collective may stand inside: a process in which the block fails comes to its end at once.
+        """
+        facts: dict[str, Any] = {}
+        failure: Exception | None = None
+        try:
+            yield facts
+        except Exception as error:  # told to the others, who would wait, and raised again below
+            failure = error
+        told = "" if failure is None else str(failure) or type(failure).__name__
+        notes = self.gather([told, facts])
+        if failure:
+            raise failure
+        if failed := [f"rank {rank}: {problem}" for rank, (problem, _) in enumerate(notes) if problem]:
+            raise ValueError("; ".join(failed[:3]))
+        if differing := differences([theirs for _, theirs in notes]):
+            raise ValueError(f"{'; '.join(differing[:3])}; start all ranks alike: one command, code, data and run folder")
+
     def _reduce(self, values: torch.Tensor) -> list[float]:
         if self.world_size > 1:
             values = values.to("cpu" if dist.get_backend() == "gloo" else self.device)
@@ -47,11 +94,24 @@ class Processes:
         return values.tolist()
 
 
-def join(device: str, backend: Literal["auto", "nccl", "gloo"], timeout_s: float) -> Processes:
+def differences(facts: list[Mapping[str, Any]]) -> list[str]:
+    """Where a rank has another value than the first rank that knows one, in words."""
+    told = []
+    for name in dict.fromkeys(name for table in facts for name in table):
+        known = [(rank, table.get(name)) for rank, table in enumerate(facts) if table.get(name) is not None]
+        first, value = known[0] if known else (0, None)
+        told += [f"rank {rank} has {name} {other!r}, rank {first} has {value!r}" for rank, other in known if other != value]
+    return told
+
+
+def join(
+    device: str, backend: Literal["auto", "nccl", "gloo"], timeout_s: float, facts: Mapping[str, Any] | None = None
+) -> Processes:
     """This process as torchrun's environment describes it; joins the process group where there are several.
 
-    A collective that waits longer than `timeout_s` for a lost rank ends in an error. Raises ValueError for a device
-    that is not there, or where torchrun's restarts cannot work. `leave` is the other end.
+    A collective that waits longer than `timeout_s` for a lost rank ends in an error. `facts` are what all processes must
+    have alike before anything else. Raises ValueError, on all of them, where they do not, and for a device that is not
+    there; and where torchrun's restarts cannot work. `leave` is the other end.
     """
     # torchrun's own store outlives an attempt, and with it the addresses of the dead (pytorch issue 135712): each attempt gets
     # a part of it. Several nodes do not agree on its number, as each counts its own restarts.
@@ -63,23 +123,30 @@ def join(device: str, backend: Literal["auto", "nccl", "gloo"], timeout_s: float
             "other; type TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --max-restarts N ..."
         )
     world_size, rank, local_rank = (int(os.environ.get(name, default)) for name, default in _TORCHRUN)
-    pick_device(device, processes_here() - 1)  # too few devices is an error on rank 0 as well
-    mine = pick_device(device, local_rank)
+    timeout = datetime.timedelta(seconds=timeout_s)
+    store = PrefixStore(f"attempt {attempt}", next(rendezvous("env://", timeout=timeout))[0]) if world_size > 1 else None
+    processes = Processes(rank, world_size, local_rank, torch.device("cpu"), store)
+    with processes.alike() as same:  # before the group: with other backends or devices it would not come about
+        same.update(facts or {})
+        mine = pick_device(device, local_rank)
+        same["device type"] = mine.type
     if mine.type == "cuda":
         torch.cuda.set_device(mine)
-    if world_size > 1:
+    if store is not None:
         if backend == "auto":
             backend = "nccl" if mine.type == "cuda" else "gloo"
-        timeout = datetime.timedelta(seconds=timeout_s)
-        store, _, _ = next(rendezvous("env://", timeout=timeout))
-        part = PrefixStore(f"attempt {attempt}", store)
-        dist.init_process_group(backend, store=part, rank=rank, world_size=world_size, timeout=timeout)
-    return Processes(rank, world_size, local_rank, mine)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    return replace(processes, device=mine)
 
 
 def is_main() -> bool:
     """Whether this process is the one that talks, before and after `join`."""
-    return os.environ.get("RANK", "0") == "0"
+    return rank() == 0
+
+
+def rank() -> int:
+    """This process's number, before and after `join`."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def processes_here() -> int:

@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from config.foreign import read_object
 from config.schema import Config
 from runtime.files import write_json, write_text
@@ -113,6 +115,20 @@ def provenance() -> dict[str, Any]:
 
     status = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status), "command": sys.argv}
+
+
+def software() -> dict[str, str | None]:
+    """What computes: the commit (None outside a git checkout), the source files, and torch."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for pattern in ("*.py", "activations/**/*.py", "config/*.py", "data/*.py", "runtime/*.py"):
+        for path in sorted(root.glob(pattern)):
+            digest.update(f"{path.relative_to(root)} ".encode() + path.read_bytes())
+    return {
+        "code commit": provenance()["commit"],
+        "source files": digest.hexdigest()[:16],
+        "torch version": torch.__version__,
+    }
 
 
 def _start_wandb(config: Config, out_dir: Path) -> Any:

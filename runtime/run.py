@@ -125,9 +125,11 @@ class Run:
         }
 
     def last_evaluation(self) -> dict[str, Any] | None:
-        """The newest evaluation row in metrics.jsonl."""
-        rows = [row for row in log.read(self.out_dir / "metrics.jsonl") if "val_loss" in row]
-        return rows[-1] if rows else None
+        """The newest evaluation row in rank 0's metrics.jsonl, on every rank."""
+        rows = log.read(self.out_dir / "metrics.jsonl") if self.processes.is_main else []
+        found = [row for row in rows if "val_loss" in row]
+        last: dict[str, Any] | None = self.processes.gather(found[-1] if found else None)[0]
+        return last
 
 
 def set_up(config: Config) -> Run:
@@ -135,32 +137,46 @@ def set_up(config: Config) -> Run:
 
     Everything on disk is left as it was until all of that has gone well. `run.resources` closes what the run holds.
     """
-    set_determinism(config.deterministic)
     with contextlib.ExitStack() as resources:
-        processes = distributed.join(config.device, config.backend, config.timeout_s)
+        same = log.software() | config.values(ranks="same")
+        processes = distributed.join(config.device, config.backend, config.timeout_s, same)
         resources.callback(distributed.leave)
-        check_batch(config, processes)
-        dataset = open_dataset(config, check_tokens=processes.is_main)
-        resolved: dict[str, Any] = {"tokenizer": dataset.tokenizer, "vocab_size": dataset.vocab_size}
-        config = replace(config, **resolved)
-        dtype = pick_dtype(config.dtype, processes.device)
-        memory.check(config, processes.device, distributed.processes_here(), dtype)
-        batches = Batches(dataset.train, config.block_size, config.global_batch_size, config.seed)
-        gpt = initial_model(config, batches)
-        watch = Watch(gpt)
-        hashes = {"init_hash": weights_hash(gpt, False), "activation_init_hash": weights_hash(gpt, True)}
-        folder = resume_from(config, processes, resources)
+        with processes.alike() as same:
+            set_determinism(config.deterministic)
+            check_batch(config, processes)
+            dataset = open_dataset(config, check_tokens=True)
+            resolved: dict[str, Any] = {"tokenizer": dataset.tokenizer, "vocab_size": dataset.vocab_size}
+            config = replace(config, **resolved)
+            dtype = pick_dtype(config.dtype, processes.device)
+            memory.check(config, processes.device, distributed.processes_here(), dtype)
+            batches = Batches(dataset.train, config.block_size, config.global_batch_size, config.seed)
+            same |= resolved | dataset.contents() | {"dtype": str(dtype)}
+        with processes.alike() as same:
+            gpt = initial_model(config, batches)
+            watch = Watch(gpt)
+            hashes = {"init_hash": weights_hash(gpt, False), "activation_init_hash": weights_hash(gpt, True)}
+            folder = find_checkpoint(config)
+            if folder:
+                if not checkpoint.verify(folder) and processes.is_main:
+                    checkpoint.say_unchecked(folder)
+                changed = checkpoint.check_resumable(config, checkpoint.read_config(folder), folder)
+                checkpoint.load_weights(gpt, folder)
+            same |= {"resume step": int(folder.name[5:]) if folder else "none"}
+            same |= {
+                "hash of the weights": weights_hash(gpt, False)[:16],
+                "hash of the activations": weights_hash(gpt, True)[:16],
+            }
+        with processes.alike() as same:
+            if processes.is_main:
+                take_folder(config, resources)
+            gpt.to(processes.device)
+            if processes.device.type == "cpu":
+                retain_memory()
+            torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products on the GPUs that have it
+            compiled = compile_model(gpt, config, processes)
+            same["whether the model is compiled"] = why_not_compile(processes.device) or config.compile
         if folder:
-            if not checkpoint.verify(folder) and processes.is_main:
-                checkpoint.say_unchecked(folder)
-            changed = checkpoint.check_resumable(config, checkpoint.read_config(folder), folder)
-            checkpoint.load_weights(gpt, folder)
             logger.info("resuming %s%s", folder, "".join(f"; {n}: {was!r} -> {now!r}" for n, (was, now) in changed.items()))
-        gpt.to(processes.device)
-        if processes.device.type == "cpu":
-            retain_memory()
-        torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products on the GPUs that have it
-        compiled = compile_model(gpt, config, processes)
         run = Run(
             config=config,
             processes=processes,
@@ -175,16 +191,17 @@ def set_up(config: Config) -> Run:
             watch=watch,
         )
         resources.callback(run.stop_exchange)
-        if folder:
-            restore(run, folder)
-        if processes.is_main:
-            if folder and run.progress.best_step == run.progress.step:  # killed before `best` named it, perhaps
-                checkpoint.mark_best(folder)
-            if dataset.tokenizer_file:
-                write_bytes(run.out_dir / FILE, dataset.tokenizer_file)
-            write_json(run.out_dir / "config.json", asdict(config))
-            log.record_launch(run.out_dir, run.progress.step, facts(run) | hashes)
-        processes.barrier()
+        with processes.alike() as same:
+            if folder:
+                restore(run, folder)
+            same |= asdict(run.progress) | {"hash of the optimizer's state": state_hash(run)[:16]}
+            if processes.is_main:
+                if folder and run.progress.best_step == run.progress.step:  # killed before `best` named it, perhaps
+                    checkpoint.mark_best(folder)
+                if dataset.tokenizer_file:
+                    write_bytes(run.out_dir / FILE, dataset.tokenizer_file)
+                write_json(run.out_dir / "config.json", asdict(config))
+                log.record_launch(run.out_dir, run.progress.step, facts(run) | hashes)
         run.resources = resources.pop_all()
     return run
 
@@ -200,11 +217,8 @@ def check_batch(config: Config, processes: Processes) -> None:
         )
 
 
-def resume_from(config: Config, processes: Processes, resources: contextlib.ExitStack) -> Path | None:
-    """Take `out_dir` for this run alone; the checkpoint to go on from, or None for a new run.
-
-    Raises ValueError where another run has the folder, or where `resume` does not allow what is there.
-    """
+def find_checkpoint(config: Config) -> Path | None:
+    """The checkpoint in `out_dir` to go on from, or None for a new run. Raises ValueError for what `resume` does not allow."""
     out_dir = Path(config.out_dir)
     if out_dir.exists() and not out_dir.is_dir():
         raise ValueError(f"out_dir {config.out_dir!r} is a file; give a folder")
@@ -213,14 +227,19 @@ def resume_from(config: Config, processes: Processes, resources: contextlib.Exit
         raise ValueError(f"out_dir {config.out_dir!r} is not empty and resume is never; give another or --resume auto")
     if config.resume == "must" and not checkpoint.checkpoints(out_dir):
         raise ValueError(f"out_dir {config.out_dir!r} holds no checkpoint and resume is must; give a run's or --resume auto")
-    if processes.is_main:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        resources.enter_context(locked(out_dir, LOCK))
-        log.read(out_dir / "metrics.jsonl")  # what is not ours to go on from is said now
-        checkpoint.sweep(out_dir)
-    processes.barrier()
     newest = checkpoint.checkpoints(out_dir)[-1:]
     return newest[0] if newest else None
+
+
+def take_folder(config: Config, resources: contextlib.ExitStack) -> None:
+    """Take `out_dir` for this run alone, until `resources` close. Raises ValueError where another run has it."""
+    found, out_dir = find_checkpoint(config), Path(config.out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    resources.enter_context(locked(out_dir, LOCK))
+    log.read(out_dir / "metrics.jsonl")  # what is not ours to go on from is said now
+    checkpoint.sweep(out_dir)
+    if checkpoint.checkpoints(out_dir)[-1:] != ([found] if found else []):
+        raise ValueError(f"another process has just written a checkpoint into {out_dir}; type the same command again")
 
 
 def initial_model(config: Config, batches: Batches) -> GPT:
@@ -313,6 +332,15 @@ def restore(run: Run, folder: Path) -> None:
     if change or state.get("data_fingerprint") != run.dataset.fingerprint:
         told = f"{run.config.data_dir} has changed since {folder} was written{': ' if change else ''}{change}"
         raise ValueError(f"{told}; restore the shards, or give another out_dir")
+
+
+def state_hash(run: Run) -> str:
+    """SHA-256 over what the optimizer and the gradient scaler remember."""
+    digest = hashlib.sha256(repr(run.scaler.state_dict()).encode())
+    for parameter, state in run.optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            digest.update(f"{parameter} {name}".encode() + value.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def weights_hash(gpt: GPT, activation: bool) -> str:

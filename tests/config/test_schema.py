@@ -110,7 +110,7 @@ def test_what_follows_from_the_declarations() -> None:
     }  # fmt: skip
     assert set(names(compare="own")) == {"activation", "seed"}
     assert set(names(model=("shape", "other"))) <= {field.name for field in dataclasses.fields(GPTConfig)}
-    assert names(ranks="free") == ("data_dir", "device", "out_dir", "init_from")
+    assert names(ranks="free") == ("data_dir", "tokenizer", "device", "out_dir", "init_from")
     assert not {"learning_rate", "min_lr", "activation"} & set(names(start=True))
     assert tiny.values(resume="fixed")["lr_decay_steps"] == tiny.max_steps  # left open: the decay ends with the run
 
