@@ -172,7 +172,7 @@ def evaluate(argv: list[str]) -> int:
     for run in runs:
         model, config = checkpoint.load_model(run, options.word("checkpoint") or "best")
         documents = measure.by_document(model, config, Path(options.word("data_dir") or config.data_dir))
-        loss, bits = part_of(documents, slice(None))
+        loss, bits = part_of(documents)
         numbers = (f"{sum(documents['targets']):,.0f}", f"{loss:.4f}", f"{math.exp(loss):.3f}", f"{bits:.4f}" if bits else "-")
         rows.append((run, config.activation, *numbers))
     print(markdown([Table(("run", "activation", "targets", "loss", "perplexity", "bits per byte"), tuple(rows))]), end="")

@@ -212,6 +212,7 @@ def validate(run: Run, metrics: Metrics | None) -> Evaluation:
         if progress.step >= run.config.max_steps:
             device = run.processes.device
             facts = {"peak_memory_bytes": peak_memory_bytes(device), "peak_flops_source": peak_flops(device, run.dtype)[1]}
+            facts["val_rule"] = data.validation.rule
             update_record(run.out_dir, facts | asdict(result))
     bits = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits per byte"
     corpus = f" (corpus {data.corpus[:12]})"

@@ -83,6 +83,8 @@ def read_measured(folder: Path) -> Record:
 def by_document(model: GPT, config: Config, data_dir: Path, max_targets: int = 0) -> Table:
     """Columns nats, targets, bytes: sums over each validation document of `data_dir`, every target of the set once.
 
+    Columns selecting_nats and so on: those of every other window alone, by which a learning rate is chosen.
+
     The document of a target is the one that it lies in; shards without meta.json have none known, there each window counts
     as one. `max_targets` 0: as many as the run evaluates on its own data. Raises ValueError where the tokenizers differ.
     """
@@ -97,25 +99,28 @@ def by_document(model: GPT, config: Config, data_dir: Path, max_targets: int = 0
     tokens.check_vocabulary(config.vocab_size)
     own = data_dir.resolve() == Path(config.data_dir).resolve()
     windows = EvaluationWindows(tokens, config.block_size, max_targets or (config.eval_tokens if own else 0))
-    starts = np.array(meta.val_document_offsets if meta else range(1, windows.num_targets + 1, config.block_size))
+    starts = np.array(meta.val_document_offsets) if meta and meta.val_document_offsets else windows.starts + 1
     device = pick_device(config.device, 0)
     lengths = byte_lengths(config.tokenizer, data_dir, config.data_dir, config.out_dir)
     if lengths is None:
         lengths = np.zeros(config.vocab_size, np.int64)
-    sums = np.zeros((3, len(starts)))
-    position = 1  # of the next target in the stream: its first token is never one
+    sums = np.zeros((3, 2, len(starts)))  # (nats, targets or bytes; windows that select or report; documents)
     model.to(device)
-    every = np.arange(len(windows))
-    for targets, nats in target_nats(model, windows, every, config.micro_batch_size, device, pick_dtype(config.dtype, device)):
+    every, size = np.arange(len(windows)), config.micro_batch_size
+    batches = target_nats(model, windows, every, size, device, pick_dtype(config.dtype, device))
+    for indices, (targets, nats) in zip(np.split(every, every[size::size]), batches, strict=True):
         valid = targets >= 0
-        positions = position + np.arange(int(valid.sum()))
-        documents = np.searchsorted(starts, positions, side="right") - 1
-        for row, values in enumerate((nats[valid], np.ones(len(positions)), lengths[targets[valid]])):
-            sums[row] += np.bincount(documents, values.astype(np.float64), len(starts))
-        position += len(positions)
-    assert position == windows.num_targets + 1, f"evaluated {position - 1} of {windows.num_targets} targets"
-    sums = sums[:, sums[1] > 0]  # with eval_tokens the later documents have no target
-    return {name: row.tolist() for name, row in zip(("nats", "targets", "bytes"), sums, strict=True)}
+        positions = (windows.starts[indices, None] + 1 + np.arange(windows.block_size))[valid]
+        halves = np.broadcast_to(indices[:, None] % 2, valid.shape)[valid]
+        places = halves * len(starts) + np.searchsorted(starts, positions, side="right") - 1
+        for row, values in enumerate((nats[valid], np.ones(len(places)), lengths[targets[valid]])):
+            sums[row] += np.bincount(places, values.astype(np.float64), 2 * len(starts)).reshape(2, -1)
+    assert sums[1].sum() == windows.num_targets, f"evaluated {sums[1].sum()} of {windows.num_targets} targets"
+    sums = sums[..., sums[1].sum(axis=0) > 0]  # with eval_tokens some documents have no target
+    found: Table = {}
+    for name, values in zip(("nats", "targets", "bytes"), sums, strict=True):
+        found |= {name: values.sum(axis=0).tolist(), f"selecting_{name}": values[0].tolist()}
+    return found
 
 
 def shapes(model: GPT, config: Config, rows: list[dict[str, Any]]) -> dict[str, Table]:
@@ -147,9 +152,10 @@ def shapes(model: GPT, config: Config, rows: list[dict[str, Any]]) -> dict[str, 
 
 @torch.no_grad()
 def sample_inputs(model: GPT, config: Config) -> dict[str, Tensor]:
-    """Layer -> what its activation is fed on the first micro-batch of validation windows, on the CPU."""
-    windows = EvaluationWindows(shards.open_split(config.data_dir, "val"), config.block_size)
-    tokens, _ = windows.read(np.arange(min(len(windows), config.micro_batch_size)))
+    """Layer -> what its activation is fed on a micro-batch of validation windows, spread over the set, on the CPU."""
+    few = config.micro_batch_size * config.block_size
+    windows = EvaluationWindows(shards.open_split(config.data_dir, "val"), config.block_size, few)
+    tokens, _ = windows.read(np.arange(len(windows)))
     found: dict[str, Tensor] = {}
 
     def note(name: str) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:

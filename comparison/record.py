@@ -7,13 +7,15 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from activations import registry
+from config.schema import Config
+from data.batches import EVERYTHING, FROM_START
 from runtime import checkpoint, log
 
 MEASURED = "measured.json"  # what comparison.measure adds to a run's folder
@@ -52,7 +54,8 @@ class Record:
     provenance: dict[str, Any]
     """Commit, dirty, hardware (with versions), command."""
     documents: dict[str, list[float]] = field(default_factory=dict)
-    """Columns nats, targets, bytes of each validation document at the last step; empty where not measured."""
+    """Columns nats, targets, bytes of each validation document at the last step, and the same in every other window, named
+    selecting_nats and so on (not in runs before 2026-11-27); empty where not measured."""
     gains: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """Layer -> columns step, second_moment (E[F^2] / E[x^2]), slope (E[F'^2]), measured on training inputs."""
     shapes: dict[str, dict[str, list[float]]] = field(default_factory=dict)
@@ -80,9 +83,24 @@ class Record:
         """At the last step, on the whole validation set."""
         return self.evaluations["val_loss"][-1]
 
-    def part(self, which: str) -> tuple[float, float | None]:
-        """(loss, bits per byte) on a half of the validation documents: every other one `selects` a rate, the rest `reports`."""
-        return part_of(self.documents, slice({"selects": 0, "reports": 1}[which], None, 2))
+    @property
+    def selects_by_window(self) -> bool:
+        """Whether every other window of all documents selects a learning rate; in older records every other document does."""
+        return "selecting_targets" in self.documents
+
+    def half(self, which: Literal["selects", "reports"]) -> dict[str, list[float]]:
+        """The columns of `documents` on the half of the validation set that selects a learning rate, or on the rest."""
+        columns = ("nats", "targets", "bytes")
+        if not self.selects_by_window:
+            part = slice({"selects": 0, "reports": 1}[which], None, 2)
+            return {name: self.documents[name][part] for name in columns}
+        selecting = {name: np.array(self.documents[f"selecting_{name}"]) for name in columns}
+        rest = {name: np.array(self.documents[name]) - selecting[name] for name in columns}
+        return {name: values.tolist() for name, values in (selecting if which == "selects" else rest).items()}
+
+    def part(self, which: Literal["selects", "reports"]) -> tuple[float, float | None]:
+        """(loss, bits per byte) on such a half."""
+        return part_of(self.half(which))
 
     def tokens_curve(self) -> np.ndarray:
         """Training tokens seen at each evaluation."""
@@ -106,11 +124,11 @@ def short(spec: str) -> str:
     return ":".join([name, ",".join(kept)]) if kept else name
 
 
-def part_of(documents: dict[str, list[float]], part: slice) -> tuple[float, float | None]:
-    """(loss, bits per byte) on some of the documents. Raises ValueError where there is nothing in them."""
-    nats, targets, size = (math.fsum(documents[name][part]) for name in ("nats", "targets", "bytes"))
+def part_of(documents: dict[str, list[float]]) -> tuple[float, float | None]:
+    """(loss, bits per byte) of these columns. Raises ValueError where there is nothing in them."""
+    nats, targets, size = (math.fsum(documents[name]) for name in ("nats", "targets", "bytes"))
     if not targets:
-        raise ValueError("too few validation documents to hold some of them out; prepare a larger validation set")
+        raise ValueError("too little validation text to hold some of it out; prepare a larger validation set")
     return nats / targets, nats / math.log(2) / size if size else None
 
 
@@ -160,7 +178,7 @@ def read(folder: Path) -> Record:
             "config": config,
             "data_hash": evaluations[-1].get("data_hash"),
             "init_hash": run.get("init_hash"),
-            "data": run.get("data"),
+            "data": _evaluated(run),
             "evaluations": {name: [row.get(name) for row in evaluations] for name in ("step", "elapsed_s", "val_loss")},
             "training": _thinned(training),
             "bits_per_byte": evaluations[-1].get("val_bits_per_byte"),
@@ -186,7 +204,8 @@ def from_json(values: Any, where: str) -> Record:
     if missing:
         raise ValueError(f"{where} records no {' and no '.join(missing)}; without it no fair comparison can be checked")
     try:
-        record = Record(**values)
+        config, data = values["config"], values["data"]
+        record = Record(**values | {"config": _completed(config), "data": _with_rule(config, data)})
         if record.tokens_per_step < 1 or record.seed < 0 or not record.activation:
             raise ValueError("its config makes no sense")
         tables = [record.evaluations, record.training, record.documents, *record.gains.values(), *record.shapes.values()]
@@ -195,7 +214,7 @@ def from_json(values: Any, where: str) -> Record:
         if any(len({len(column) for column in table.values()}) > 1 for table in tables) or not record.evaluations["val_loss"]:
             raise ValueError("columns of a table are empty or differ in length")
         if record.documents:
-            loss = part_of(record.documents, slice(None))[0]
+            loss = part_of(record.documents)[0]
             if not abs(loss - record.val_loss) <= _AGREEMENT * abs(record.val_loss):
                 raise ValueError(
                     f"its documents have a loss of {loss:.6g} and its last evaluation {record.val_loss:.6g}: other weights, or "
@@ -204,6 +223,24 @@ def from_json(values: Any, where: str) -> Record:
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(f"{where}: not the record of a run ({error})") from None
     return record
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the fields that came after it: their defaults are what runs did before."""
+    return {f.name: f.default for f in fields(Config) if f.default is not MISSING} | config
+
+
+def _evaluated(run: dict[str, Any]) -> dict[str, Any] | None:
+    """run.json's `data`, with what the last evaluation took: a run may have begun with another eval_tokens."""
+    last = {"val_rule": run.get("val_rule"), "val_targets": run.get("num_targets")}
+    data = run.get("data")
+    return data | {name: value for name, value in last.items() if value is not None} if isinstance(data, dict) else None
+
+
+def _with_rule(config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """What was evaluated, with the rule by which its targets were taken, which runs before 2026-11-27 did not tell."""
+    whole = not config["eval_tokens"] or data.get("val_targets", config["eval_tokens"]) < config["eval_tokens"]
+    return {"val_rule": EVERYTHING if whole else FROM_START} | data if "val_targets" in data else data
 
 
 def to_json(record: Record) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from comparison.document import Block, Bullets, Code, Heading, Paragraph, Pictur
 from comparison.record import Record, short
 from comparison.results import Failure, Results
 from comparison.statistics import Interval, percent
-from comparison.summary import Contrast, Summary, summarise, to_json
+from comparison.summary import Contrast, Summary, documents_of, summarise, to_json
 from runtime.files import write_atomically, write_text
 
 _UNKNOWN = "–"
@@ -74,6 +74,10 @@ def abstract(found: Results, summary: Summary) -> str:
     ]
     reference = next((arm for arm in arms if arm.activation == summary.baseline), arms[0])
     sentences.append(f"{reference.label} reaches a validation perplexity of {reference.perplexity:.3f}.")
+    if found.records[0].documents:
+        number, largest = documents_of(found.records[0])
+        targets = sum(found.records[0].documents["targets"])
+        sentences.append(f"It is measured on {targets:,.0f} targets in {number} documents; the largest: {100 * largest:.0f} %.")
     few = len(summary.contrasts) <= _PARAGRAPH
     sentences += [_sentence(contrast) for contrast in summary.contrasts] if few else _by_verdict(summary.contrasts)
     if counts := Counter(contrast.about for contrast in summary.contrasts if contrast.p_holm is not None):
@@ -89,7 +93,9 @@ def _sentence(contrast: Contrast) -> str:
         over = f" (95 % over documents, one seed: {_limits(contrast.documents)})" if contrast.documents else ""
         return f"{what}: {change}{over}, {contrast.verdict}."
     p = "" if contrast.p_holm is None else f", p = {_p(contrast.p_holm)}"
-    return f"{what}: {change} (95 % over {len(contrast.seeds)} seeds: {_limits(contrast.interval)}{p}), {contrast.verdict}."
+    text = f"; over seeds and documents: {_limits(contrast.documents)}" if contrast.documents else ""
+    seeds = f"95 % over {len(contrast.seeds)} seeds: {_limits(contrast.interval)}{p}"
+    return f"{what}: {change} ({seeds}{text}), {contrast.verdict}."
 
 
 def _by_verdict(contrasts: Sequence[Contrast]) -> list[str]:
@@ -118,7 +124,7 @@ def _result_table(summary: Summary, failures: Sequence[Failure]) -> Table:
         "perplexity",
         "bits per byte",
         "Δ perplexity",
-        "95 % interval",
+        "95 % over seeds",
         "p (Holm)",
         "verdict",
     )
@@ -143,7 +149,7 @@ def _result_table(summary: Summary, failures: Sequence[Failure]) -> Table:
 
 
 def _difference_table(summary: Summary) -> Table:
-    header = ("comparison", "Δ loss", "95 % over seeds", "95 % over documents, first seed", "p (Holm)", "verdict")
+    header = ("comparison", "Δ loss", "95 % over seeds", "95 % over seeds and documents", "p (Holm)", "verdict")
     rows = tuple(
         (
             f"{contrast.arm} − {contrast.reference}",
@@ -167,7 +173,7 @@ def _cost_table(summary: Summary) -> Table:
         "ms per step",
         "peak memory",
         "tokens to baseline's loss",
-        "time to it",
+        "step time to it",
     )
     rows = []
     for arm in summary.arms:
@@ -182,7 +188,10 @@ def _cost_table(summary: Summary) -> Table:
                 _number(arm.mean("ms_per_step"), ".1f"),
                 _UNKNOWN if memory is None else f"{memory / 2**20:,.0f} MiB",
                 *(
-                    (_reached(contrast, contrast.tokens_ratio), _reached(contrast, contrast.seconds_ratio))
+                    (
+                        _reached(contrast, contrast.tokens_ratio),
+                        _reached(contrast, contrast.seconds_ratio, unknown="not recorded"),
+                    )
                     if contrast
                     else (_UNKNOWN, _UNKNOWN)
                 ),
@@ -196,9 +205,9 @@ def _contrast_cells(contrast: Contrast) -> tuple[str, str, str, str]:
     return f"{percent(contrast.interval.mean):+.2f} %", _limits(interval), _p(contrast.p_holm), contrast.verdict
 
 
-def _reached(contrast: Contrast, ratio: float | None) -> str:
+def _reached(contrast: Contrast, ratio: float | None, unknown: str = _UNKNOWN) -> str:
     if ratio is None:
-        return "not reached" if contrast.seeds_reached == 0 else _UNKNOWN
+        return "not reached" if contrast.seeds_reached == 0 else unknown
     missing = (
         "" if contrast.seeds_reached == len(contrast.seeds) else f" ({contrast.seeds_reached} of {len(contrast.seeds)} seeds)"
     )
@@ -208,25 +217,28 @@ def _reached(contrast: Contrast, ratio: float | None) -> str:
 def _rates_sentence(found: Results) -> str:
     grid = ", ".join(f"{rate:g}" for rate in found.settings.rates)
     seeds = found.settings.rate_seeds or sorted({record.seed for record in found.records})
+    what = "window of the validation set" if found.records[0].selects_by_window else "validation document"
     return (
         f"Each activation has its own best learning rate of {grid} (min_lr in proportion), by mean loss over seeds "
-        f"{', '.join(map(str, seeds))} on every other validation document; losses, perplexities and differences are on the "
-        "remaining documents, curves and times on all."
+        f"{', '.join(map(str, seeds))} on every other {what}; losses, perplexities and differences are on the rest, curves and "
+        "times on all."
     )
 
 
 _METHOD = (
     "Differences are paired by seed: with the baseline activation, of further variants of a family with the first one named, "
     "of further values of a varied field with the first one. Intervals over seeds are Student's t at 95 %; p-values are "
-    "corrected (Holm) for the number of comparisons about the same: activation, one family, varied fields. The interval over "
-    "documents resamples validation documents (paired BCa bootstrap) of the first seed's two models: it says whether these two "
-    "models differ on such text, not whether another seed would do the same. No difference is shown where an interval holds "
-    "zero."
+    "corrected (Holm) for the number of comparisons about the same: activation, one family, varied fields. They say whether "
+    "other seeds would do the same on this text. Intervals over seeds and documents cover other text as well (two-way "
+    "clustering, Cameron, Gelbach & Miller 2011); with one seed they cover documents alone. The verdict is the interval's over "
+    "seeds; 'on this text' is added where the one over seeds and documents holds zero. No difference is shown where it "
+    "holds zero."
 )
 _COST_METHOD = (
-    "Medians over training rows, means over seeds. The last columns: training tokens and training wall-clock until the "
-    "validation loss is at the baseline's final one, as a share of what the baseline took, by linear interpolation between "
-    "evaluations, mean over the seeds that reached it."
+    "Medians over training rows, means over seeds. The last columns: training tokens, and step time, until the validation loss "
+    "is at the baseline's final one, as a share of what the baseline took. Step time is the number of steps times the run's "
+    "median time of a step: evaluations and pauses of the machine are no cost. Linear interpolation between evaluations, mean "
+    "over the seeds that reached it."
 )
 _CAPTIONS = {
     "loss": (

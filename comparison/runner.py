@@ -15,6 +15,7 @@ from comparison.record import DivergedError, Record, is_finished, read
 from comparison.results import Failure, Results
 from comparison.summary import Summary
 from comparison.sweep import Job, Sweep
+from data.batches import FROM_START, SPREAD
 from data.lock import locked
 from runtime import checkpoint
 from runtime.files import remove
@@ -146,6 +147,11 @@ def train(jobs: Sequence[Job], store: Store, launch: Launcher, keep_checkpoints:
         print(f"{len(jobs) - len(pending)} of {len(jobs)} runs are finished already", file=sys.stderr)
     if not pending:
         return
+    if old := [record for record in store.records if record.data.get("val_rule") == FROM_START]:
+        raise ValueError(
+            f"{fairness.describe(old[0])} was evaluated on targets {FROM_START} of the validation set, new runs are on targets "
+            f"{SPREAD}: their losses do not compare; give another --out_dir, without --reuse of such runs"
+        )
     for job in pending:
         wait_for_orphan(job.folder)
     with Progress(pending) as progress:

@@ -11,9 +11,10 @@ from comparison import fairness
 from comparison.arm import Arm, Values, arms_of
 from comparison.record import Record, short
 from comparison.results import Results, Settings
-from comparison.statistics import Interval, holm, paired_bootstrap, paired_t, reached
+from comparison.statistics import Interval, crossed, holm, paired_t, reached
 
 SIGNIFICANCE = 0.05
+FEW_DOCUMENTS, LARGE_SHARE = 20, 0.2  # fewer documents, or one with a larger share of the targets, carry no interval
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,11 @@ class Contrast:
     interval: Interval
     p_holm: float | None
     documents: Interval | None
-    """Bootstrap over validation documents for the first seed alone."""
+    """Over validation documents, and over seeds too where there are several; None where the documents are not known."""
     tokens_ratio: float | None
     """Tokens to the reference's final loss, as a share of the reference's own; mean over the seeds that reached it."""
     seconds_ratio: float | None
+    """The same in training time: steps times the run's median step time."""
     seeds_reached: int
 
     @property
@@ -46,6 +48,8 @@ class Contrast:
         direction = "lower loss" if interval.mean < 0 else "higher loss"
         if self.p_holm is not None and self.p_holm >= SIGNIFICANCE:
             return f"{direction}, but not after correction"
+        if self.documents and self.documents.holds_zero:
+            return f"{direction}, on this text"
         return direction + over
 
 
@@ -142,7 +146,7 @@ def _contrast(arm: Arm, reference: Arm, about: str, settings: Settings) -> Contr
         differences=tuple(losses[seed] - references[seed] for seed in seeds),
         interval=paired_t([losses[seed] for seed in seeds], [references[seed] for seed in seeds]),
         p_holm=None,
-        documents=_over_documents(*pairs[0], half=bool(settings.rates)),
+        documents=_over_documents(pairs, held_out=bool(settings.rates)),
         tokens_ratio=float(np.mean([ratio[0] for ratio in reached_ratios])) if reached_ratios else None,
         seconds_ratio=float(np.mean(seconds)) if seconds else None,
         seeds_reached=len(reached_ratios),
@@ -159,33 +163,33 @@ def _corrected(contrasts: Sequence[Contrast]) -> tuple[Contrast, ...]:
     return tuple(found)
 
 
-def _over_documents(arm: Record, reference: Record, half: bool) -> Interval | None:
-    """The bootstrap over documents; with `half` over those that chose no learning rate. None where the documents differ."""
-    if not arm.documents or arm.documents["targets"] != reference.documents.get("targets"):
+def _over_documents(pairs: Sequence[tuple[Record, Record]], held_out: bool) -> Interval | None:
+    """The interval over documents and seeds; `held_out`: on what chose no learning rate. None where documents differ."""
+    targets = pairs[0][0].documents.get("targets")
+    if not targets or any(record.documents.get("targets") != targets for pair in pairs for record in pair):
         return None
-    part = slice(1, None, 2) if half else slice(None)
-    return paired_bootstrap(arm.documents["nats"][part], reference.documents["nats"][part], arm.documents["targets"][part])
+    halves = [[record.half("reports") if held_out else record.documents for record in pair] for pair in pairs]
+    differences = [np.subtract(arm["nats"], reference["nats"]) for arm, reference in halves]
+    return crossed(differences, halves[0][0]["targets"])
 
 
 def _ratios(arm: Record, reference: Record) -> tuple[float, float | None] | None:
-    """(tokens, seconds) to the reference's final loss, each as a share of what the reference took; None if never reached."""
+    """(tokens, seconds) to the reference's final loss, each as a share of what the reference took; None if never reached.
+
+    Seconds are steps times the median step time: the wall clock of a run counts evaluations, and pauses of its machine.
+    """
     goal = reference.val_loss
-    shares = []
-    for column in ("step", "elapsed_s"):
-        mine, its = (
-            reached(
-                np.array(record.evaluations[column]) * (record.tokens_per_step if column == "step" else 1.0),
-                record.evaluations["val_loss"],
-                goal,
-            )
-            for record in (arm, reference)
-        )
-        shares.append(mine / its if mine is not None and its else None)
-    return None if shares[0] is None else (shares[0], shares[1])
+    mine, its = (reached(record.tokens_curve(), record.evaluations["val_loss"], goal) for record in (arm, reference))
+    if mine is None or not its:
+        return None
+    if not arm.ms_per_step or not reference.ms_per_step:
+        return mine / its, None
+    step_times = [record.ms_per_step / record.tokens_per_step for record in (arm, reference) if record.ms_per_step]
+    return mine / its, mine / its * step_times[0] / step_times[1]
 
 
 def _notes(results: Results, arms: list[Arm], baseline: str) -> list[str]:
-    notes = fairness.notes(results.records)
+    notes = fairness.notes(results.records) + _few_documents(results)
     notes += [
         f"{arm.label}: the best learning rate, {arm.rate:g}, is at the edge of its grid." for arm in arms if arm.rate_is_at_edge
     ]
@@ -200,3 +204,23 @@ def _notes(results: Results, arms: list[Arm], baseline: str) -> list[str]:
             + ". Pairs are of shared seeds."
         )
     return notes
+
+
+def _few_documents(results: Results) -> list[str]:
+    """A warning where intervals over documents rest on few of them."""
+    first = next((record for record in results.records if record.documents), None)
+    if not first:
+        return ["No losses by document are known: intervals speak about seeds on this text, not about other text."]
+    number, largest = documents_of(first)
+    if number >= FEW_DOCUMENTS and largest <= LARGE_SHARE:
+        return []
+    return [
+        f"The validation targets lie in {number} documents, the largest with {100 * largest:.0f} % of them: too few to say how "
+        f"much depends on this text (fewer than {FEW_DOCUMENTS}, or one with more than {100 * LARGE_SHARE:.0f} %)."
+    ]
+
+
+def documents_of(record: Record) -> tuple[int, float]:
+    """How many validation documents a record has, and the largest one's share of the targets."""
+    targets = record.documents["targets"]
+    return len(targets), max(targets) / sum(targets)

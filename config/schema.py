@@ -134,7 +134,7 @@ class Config:
     eval_interval: int = setting(resume="free", compare="same")
     """Steps between evaluations; there is always one at the start and one at the end."""
     eval_tokens: int = setting(0, resume="free", compare="same")
-    """Validation targets used, from the start of the set; 0 uses all."""
+    """Validation targets used, in windows spread evenly over the set; 0 uses all."""
     eval_only: bool = setting(False, resume="free", compare="same")
     """Evaluate the initial or resumed weights and stop."""
     checkpoint_interval: int = setting(resume="free", compare="free")

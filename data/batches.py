@@ -19,6 +19,8 @@ Rows = range | slice | Int64
 T = TypeVar("T")
 
 FEISTEL_ROUNDS = 8
+# What EvaluationWindows calls the targets that it takes, and what runs before 2026-11-27 took where this says spread.
+EVERYTHING, SPREAD, FROM_START = "all", "spread evenly", "from the start"
 
 
 class Batch(NamedTuple):
@@ -116,7 +118,8 @@ class Prefetcher(Generic[T]):
 class EvaluationWindows:
     """A split in windows that do not overlap: each target once, the tail included, the same tokens every time.
 
-    max_targets > 0 takes that many targets from the beginning. ValueError for a split without a target.
+    max_targets > 0 takes that many targets, in windows spread evenly over the whole split: window i of k is number
+    floor((2 i + 1) n / 2 k) of its n whole ones. ValueError for a split without a target.
     """
 
     def __init__(self, tokens: Tokens, block_size: int, max_targets: int = 0) -> None:
@@ -125,9 +128,17 @@ class EvaluationWindows:
             raise ValueError(f"{tokens.paths[0]}: {len(tokens)} tokens hold no target; prepare a larger validation set")
         self.tokens, self.block_size = tokens, block_size
         self.num_targets = min(available, max_targets) if max_targets > 0 else available
+        count, whole = -(-self.num_targets // block_size), available // block_size
+        index = np.arange(count, dtype=np.int64)
+        if count <= whole:  # else all windows are needed, the short one at the end too
+            index = (2 * index + 1) * whole // (2 * count)
+        self.starts: Int64 = index * block_size
+        """First token of each window."""
+        self.rule = SPREAD if self.num_targets < available else EVERYTHING
+        """Which targets these are. Losses of different rules are of different text."""
 
     def __len__(self) -> int:
-        return -(-self.num_targets // self.block_size)
+        return len(self.starts)
 
     def share(self, rank: int, world_size: int) -> Int64:
         """The windows of a rank: contiguous, every window with one rank, shares equal to within one window."""
@@ -138,9 +149,8 @@ class EvaluationWindows:
         inputs = np.zeros((len(indices), self.block_size), dtype=np.int64)
         targets = np.full((len(indices), self.block_size), -1, dtype=np.int64)
         for row, index in enumerate(indices):
-            start = int(index) * self.block_size
-            length = min(self.block_size, self.num_targets - start)
-            window = self.tokens.read(start, length + 1)
+            length = min(self.block_size, self.num_targets - int(index) * self.block_size)
+            window = self.tokens.read(int(self.starts[index]), length + 1)
             inputs[row, :length] = window[:-1]
             targets[row, :length] = window[1:]
         return inputs, targets

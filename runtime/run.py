@@ -309,6 +309,7 @@ def facts(run: Run) -> dict[str, Any]:
             "train_tokens": len(data.train),
             "val_fingerprint": data.validation.tokens.fingerprint(),
             "val_targets": data.validation.num_targets,
+            "val_rule": data.validation.rule,
         },
         "hardware": describe(run.processes.device) | {"processes": run.processes.world_size, "dtype": str(run.dtype)},
     }

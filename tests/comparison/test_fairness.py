@@ -44,6 +44,7 @@ def test_bookkeeping_may_differ(make_run: Any) -> None:
     [
         ({"init_hash": "other"}, "differ in their initial weights outside the activation: init_hash init1 and other"),
         ({"data": {"corpus_sha256": "c1"}}, "differ in the data: corpus_sha256 'c0' and 'c1'"),
+        ({"data": {"corpus_sha256": "c0"}, "val_rule": "spread evenly"}, "differ in the data: val_rule 'None' and 'spread"),
     ],
 )
 def test_hashes_are_compared(make_run: Any, run: dict[str, Any], message: str) -> None:

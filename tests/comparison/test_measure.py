@@ -52,6 +52,7 @@ def test_documents_add_up_to_the_evaluation(small: Config, documents_dir: Path) 
     loss = sum(record.documents["nats"]) / sum(record.documents["targets"])
     assert loss == pytest.approx(rows(config)[-1]["val_loss"], rel=1e-6)
     assert record.part("selects")[0] != record.part("reports")[0]
+    assert sum(record.half("selects")["targets"]) == 20 * 32 - 15  # windows 0, 2, ... 38: the last one is short
     again = (folder / "measured.json").read_text()
     measure.measure(folder)
     assert (folder / "measured.json").read_text() == again

@@ -28,8 +28,31 @@ def test_the_parts_of_the_documents_make_the_whole(make_run: Any) -> None:
     losses = [record.part(which)[0] for which in ("selects", "reports")]
     assert np.dot(losses, targets) / sum(targets) == pytest.approx(1.5)
     assert record.part("reports")[1] == pytest.approx(record.part("reports")[0] / np.log(2))  # one byte a token
-    with pytest.raises(ValueError, match="too few validation documents"):
-        part_of({"nats": [1.0], "targets": [1.0], "bytes": [1.0]}, slice(1, None, 2))
+    with pytest.raises(ValueError, match="too little validation text"):
+        part_of({"nats": [], "targets": [], "bytes": []})
+
+
+def test_every_other_window_of_all_documents_selects_a_rate_where_it_is_known(make_run: Any) -> None:
+    record = read(make_run("gelu", 1, 1.5))
+    assert not record.selects_by_window
+    selecting = {f"selecting_{name}": [value / 4 for value in values] for name, values in record.documents.items()}
+    record.documents.update(selecting)
+    assert record.selects_by_window
+    selects, reports = (record.half(which)["targets"] for which in ("selects", "reports"))  # type: ignore[arg-type]
+    assert selects == [value / 4 for value in record.documents["targets"]]
+    assert reports == [value * 3 / 4 for value in record.documents["targets"]]
+
+
+def test_what_was_evaluated_is_told_where_older_runs_did_not(make_run: Any) -> None:
+    folder = make_run("gelu", 1, 1.5, eval_tokens=1000, run={"data": {"corpus_sha256": "c0", "val_targets": 1000}})
+    assert read(folder).data["val_rule"] == "from the start"
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(run | {"val_rule": "spread evenly", "num_targets": 1000}))
+    record = read(folder)
+    assert record.data["val_rule"] == "spread evenly"
+    values = to_json(record)
+    del values["config"]["layer_norm_epsilon"]  # a field that came later: its default is what runs did before
+    assert from_json(values, "here").config == record.config
 
 
 def test_json_keeps_losses_to_seven_digits_and_the_configuration_exactly(make_run: Any) -> None:

@@ -90,38 +90,59 @@ def test_holm_lies_between_no_correction_and_bonferroni(p_values: list[float]) -
     assert in_order == sorted(in_order)  # type: ignore[type-var]
 
 
-def test_bootstrap_finds_a_shift_that_all_documents_share() -> None:
+def test_crossed_holds_its_estimate_and_the_interval_over_seeds() -> None:
+    generator = np.random.default_rng(1)
+    targets = generator.integers(50, 500, 30)
+    for seeds in (2, 3, 5):
+        differences = targets * (generator.normal(-0.02, 0.03, (1, 30)) + generator.normal(0, 0.01, (seeds, 1)))
+        differences = differences + targets * generator.normal(0, 0.02, (seeds, 30))
+        both = statistics.crossed(differences, targets)
+        losses = differences.sum(axis=1) / targets.sum()
+        over_seeds = statistics.paired_t(losses, np.zeros(seeds))
+        assert both.mean == pytest.approx(over_seeds.mean)
+        assert None not in (both.low, both.high, over_seeds.low, over_seeds.high)
+        assert both.low <= over_seeds.low <= both.mean <= over_seeds.high <= both.high  # type: ignore[operator]
+
+
+def test_crossed_of_equal_documents_is_the_t_interval_over_seeds() -> None:
+    differences = np.outer([1.0, 2.0, 6.0], np.full(40, 10.0))  # all documents agree: nothing depends on the text
+    both, over_seeds = statistics.crossed(differences, np.full(40, 10.0)), statistics.paired_t([1, 2, 6], [0, 0, 0])
+    assert (both.low, both.high) == (pytest.approx(over_seeds.low), pytest.approx(over_seeds.high))
+
+
+def test_crossed_of_one_seed_is_the_ratio_estimator() -> None:
     generator = np.random.default_rng(1)
     targets = generator.integers(50, 500, 200)
-    reference = targets * generator.normal(1.5, 0.3, 200)
-    arm = reference + targets * generator.normal(-0.02, 0.01, 200)
-    interval = statistics.paired_bootstrap(arm, reference, targets)
-    assert interval.mean == pytest.approx((arm - reference).sum() / targets.sum())
-    assert interval.low is not None
-    assert interval.high is not None
-    assert interval.low < interval.mean < interval.high < 0
-    # For a ratio of sums the delta method gives the same width at 200 documents.
-    residual = (arm - reference) - interval.mean * targets
-    half = 1.96 * np.sqrt(200) * residual.std() / targets.sum()
-    assert interval.high - interval.low == pytest.approx(2 * half, rel=0.1)
+    differences = targets * generator.normal(-0.02, 0.1, 200)
+    interval = statistics.crossed(differences[None], targets)
+    residuals = differences - interval.mean * targets
+    half = stats.t.ppf(0.975, 199) * np.sqrt(200) * residuals.std(ddof=1) / targets.sum()
+    assert interval.high == pytest.approx(interval.mean + half, rel=1e-9)  # the residuals have mean zero
+    assert interval.low == pytest.approx(interval.mean - half, rel=1e-9)
 
 
-def test_bootstrap_depends_on_the_pairs_alone() -> None:
-    generator = np.random.default_rng(2)
-    targets = generator.integers(50, 500, 60)
-    arm, reference = generator.normal(100, 5, (2, 60))
-    once = statistics.paired_bootstrap(arm, reference, targets)
-    assert once == statistics.paired_bootstrap(arm, reference, targets)
-    shifted = statistics.paired_bootstrap(arm + 1e3, reference + 1e3, targets)
-    assert shifted.low == pytest.approx(once.low)
+def test_crossed_covers_the_truth_over_seeds_and_documents() -> None:
+    """Intervals over seeds alone do not, where documents differ in what an activation does to them."""
+    generator = np.random.default_rng(0)
+    covered, covered_by_seeds = 0, 0
+    targets = np.full(40, 100.0)
+    for _ in range(400):
+        effect = 0.01 + generator.normal(0, 0.02, (1, 40)) + generator.normal(0, 0.002, (3, 1))
+        effect = effect + generator.normal(0, 0.01, (3, 40))
+        both = statistics.crossed(effect * targets, targets)
+        seeds = statistics.paired_t(effect.mean(axis=1), np.zeros(3))
+        covered += both.low <= 0.01 <= both.high  # type: ignore[operator]
+        covered_by_seeds += seeds.low <= 0.01 <= seeds.high  # type: ignore[operator]
+    assert covered / 400 > 0.94
+    assert covered_by_seeds / 400 < 0.9
 
 
-def test_bootstrap_without_spread() -> None:
-    assert statistics.paired_bootstrap([3.0], [2.0], [10]) == statistics.Interval(0.1)
-    same = statistics.paired_bootstrap([3.0, 4.0], [3.0, 4.0], [10, 20])
-    assert same == statistics.Interval(0, 0, 0)
-    with pytest.raises(ValueError, match="targets"):
-        statistics.paired_bootstrap([1.0, 2.0], [1.0, 2.0], [0, 0])
+def test_crossed_without_spread_or_documents() -> None:
+    assert statistics.crossed([[1.0]], [10]) == statistics.Interval(0.1)
+    assert statistics.crossed([[0.0, 0.0]], [10, 20]) == statistics.Interval(0, 0, 0)
+    for differences, targets in (([[1.0, 2.0]], [0, 0]), ([[1.0, 2.0]], [1]), ([1.0], [1])):
+        with pytest.raises(ValueError, match="targets"):
+            statistics.crossed(differences, targets)
 
 
 @settings(max_examples=50)

@@ -232,9 +232,16 @@ def test_every_target_is_evaluated_once(stream: Tokens, block_size: int, max_tar
     assert inputs.size == len(windows) * block_size
     kept = targets >= 0
     assert windows.num_targets == expected == kept.sum()
-    assert np.array_equal(inputs[kept], stream.read(0, expected))
-    assert np.array_equal(targets[kept], stream.read(1, expected))
+    positions = (windows.starts[:, None] + np.arange(block_size)).ravel()[kept]
+    assert np.array_equal(np.unique(positions), positions), "a target twice"
+    everything = stream.read(0, 10_007)
+    assert np.array_equal(inputs[kept], everything[positions])
+    assert np.array_equal(targets[kept], everything[positions + 1])
     assert np.all(inputs[~kept] == 0)
+    assert windows.rule == ("all" if expected == 10_006 else "spread evenly")
+    # Evenly: no stretch of the set without a window is longer than the mean distance and a rounding.
+    gaps = np.diff(np.concatenate([[0], windows.starts, [10_006]]))
+    assert gaps.max() <= 10_006 / len(windows) + 2 * block_size
 
 
 def test_a_split_without_a_target_is_refused(stream: Tokens) -> None:

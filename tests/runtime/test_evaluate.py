@@ -81,10 +81,13 @@ def test_units() -> None:
     assert Evaluation(1.0, 1, None).bits_per_byte is None
 
 
-def test_eval_tokens_takes_that_many_from_the_start(model: GPT, data_dir: Path, windows: EvaluationWindows) -> None:
-    tokens = shards.open_split(data_dir, "val")
-    some = evaluate(model, EvaluationWindows(tokens, 32, 100), None, ALONE, 4, torch.float32)
-    pieces = list(target_nats(model, windows, np.arange(len(windows)), 1, CPU, torch.float32))
-    flat = np.concatenate([losses[targets >= 0] for targets, losses in pieces])
-    assert some.num_targets == 100
-    assert some.nats == pytest.approx(float(flat[:100].astype(np.float64).sum()), rel=1e-6)
+def test_eval_tokens_takes_that_many_in_windows_of_the_whole_set(
+    model: GPT, data_dir: Path, windows: EvaluationWindows
+) -> None:
+    some = EvaluationWindows(shards.open_split(data_dir, "val"), 32, 100)
+    assert some.starts.tolist() == [4 * 32, 14 * 32, 23 * 32, 33 * 32]  # of 38 whole windows
+    result = evaluate(model, some, None, ALONE, 4, torch.float32)
+    pieces = list(target_nats(model, windows, some.starts // 32, 1, CPU, torch.float32))
+    flat = np.concatenate([losses.ravel() for _, losses in pieces])
+    assert result.num_targets == 100
+    assert result.nats == pytest.approx(float(flat[:100].astype(np.float64).sum()), rel=1e-6)
