@@ -4,7 +4,7 @@ python compare.py CONFIG.py --activations SPEC... --seeds N [--field value ...]
     trains every SPEC at N seeds, evaluates all on the same tokens, writes report.md, report.html and results.json
     --baseline SPEC          what the others are compared with; the first SPEC otherwise
     --vary FIELD=A,B ...     every combination with the values of further fields
-    --lr RATE ...            each activation at its best of these learning rates, chosen on held-out validation documents
+    --lr RATE ...            each activation at its best of these learning rates, chosen on every other validation window
     --lr_seeds K             only K seeds run at all of them, the others at the best; 0: all seeds
     --out_dir DIR            runs and report; runs/compare_CONFIG otherwise. Finished runs there are skipped
     --reuse DIR ...          take over runs of this sweep that are finished there (a run's, a sweep's or a report's folder)

@@ -62,6 +62,26 @@ class FailAt:
 
 
 @dataclass(frozen=True)
+class ReplaceFails:
+    """os.replace onto a path that ends so raises OSError with this error number, or kills the process where that is 0."""
+
+    ending: str
+    error: int
+
+    def __call__(self) -> None:
+        original = os.replace
+
+        def replace(source: Any, target: Any, **named: Any) -> None:
+            if str(target).endswith(self.ending):
+                if not self.error:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise OSError(self.error, os.strerror(self.error), str(target))
+            original(source, target, **named)
+
+        os.replace = replace  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
 class FailWrites:
     """write(2) of `size` bytes or more fails with this error, in whatever library calls it: a filter of Linux's seccomp."""
 

@@ -33,7 +33,7 @@ Inject = Callable[[], object]
 def forkserver() -> ForkServerContext:
     """What starts processes from that server; the server itself starts with the first of them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["faults.process", "torch._inductor", "train", "sample", "data.prepare"])
+    context.set_forkserver_preload(["faults.process", "torch._inductor", "train", "sample", "compare", "data.prepare"])
     return context
 
 

@@ -25,6 +25,7 @@ PARTS = {
     "ranks": "rank 1 with another setting, data, code or checkpoint; failing or lost in set-up; non-finite alone",
     "strangers": "hostile checkpoints, shards, inputs and links",
     "mutations": "random command lines of train.py, sample.py, compare.py, data.prepare",
+    "sweeps": "compare.py killed or out of disk at checkpoints and records, made longer, two in one folder",
     "concurrency": "two processes in one folder; stale locks",
     "endurance": "thousands of steps: memory, open files, step time",
     "reproducibility": "the same config and seed twice; what run.json records",

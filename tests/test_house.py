@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "sample": {"activations", "config", "data", "model", "pretrained", "runtime"},
     "comparison": {"activations", "config", "data", "model", "runtime", "train"},
     "compare": {"activations", "comparison", "config", "data", "model", "runtime", "train"},
-    "faults": {"config", "data", "runtime", "train"},
+    "faults": {"comparison", "config", "data", "runtime", "train"},
     "bench": {"activations", "bench", "config", "data", "decoding", "model", "runtime", "train", "sample"},
 }
 LONGEST = 500  # lines: a module may be long when it is one thing
