@@ -5,13 +5,16 @@ The run, from the top:
   train       set_up, then the loop: step, log, evaluate, checkpoint, until max_steps or a signal
   set_up      (runtime/run.py) processes, data, model, optimizer, resume; all that can be wrong with the input shows there
   take_step   micro-batches -> gradients -> clip -> AdamW
+With --eval_only, `evaluate_only` takes the loop's place: one JSON object on stdout, and nothing is written.
 The tokens of a step, its dropout and its learning rate are functions of (seed, step). So a checkpoint needs no state of
 data or generators, and a run that goes on is to the bit the run that never stopped.
 """
 
 import contextlib
+import json
 import logging
 import math
+import os
 import sys
 import time
 from dataclasses import asdict
@@ -24,14 +27,15 @@ from tqdm import tqdm
 from activations import telemetry
 from config.command_line import parse
 from data.batches import Batch, Prefetcher
-from runtime import checkpoint, distributed
+from runtime import checkpoint, distributed, weights_and_biases
 from runtime.evaluate import Evaluation, evaluate
 from runtime.files import reason
 from runtime.hardware import autocast, peak_flops, peak_memory_bytes
 from runtime.log import Metrics, update_record
 from runtime.optim import learning_rate, set_learning_rate
 from runtime.run import NonFiniteError, Run, set_up
-from runtime.signals import STOP_SIGNALS, StopSignals
+from runtime.signals import STOP_SIGNALS, StoppedError, StopSignals
+from runtime.terminal import Terminal
 
 log = logging.getLogger("train")
 
@@ -48,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
         except OSError as error:
             return fail(2, f"{reason(error)}; give a folder that can be read and written")
         with run.resources:
-            return train(run)
+            return evaluate_only(run) if config.eval_only else train(run)
+    except KeyboardInterrupt:
+        return fail(130, "interrupted twice; the same command goes on from the last checkpoint")
     except OSError as error:
         return fail(1, f"{reason(error)}; once that is put right, the same command goes on from the last checkpoint")
     except RuntimeError as error:
@@ -62,25 +68,32 @@ def main(argv: list[str] | None = None) -> int:
 def fail(code: int, what: str, everywhere: bool = False) -> int:
     """Say in one line what is wrong, on rank 0 alone unless `everywhere`; the exit code."""
     if everywhere or distributed.is_main():
-        tqdm.write(f"train.py: {what}", file=sys.stderr)
+        tqdm.write(f"train.py: {what}", file=Terminal())
     return code
 
 
 def train(run: Run) -> int:
     """Run all steps that are left and write rows, checkpoints and the final evaluation. Returns the exit code."""
     config, processes, progress = run.config, run.processes, run.progress
-    if progress.step >= config.max_steps and not config.eval_only and (last := run.last_evaluation()):
+    if progress.step >= config.max_steps and not progress.evaluation_due and (last := run.evaluation_at(progress.step)):
         say(run, f"finished before: step {progress.step}, val_loss {last['val_loss']:.4f}", "Nothing to do.")
         return 0
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(StopSignals())
-        metrics = Metrics(run.out_dir, config, progress.step) if processes.is_main else None
+        metrics = None
+        if processes.is_main:
+            metrics = Metrics(run.out_dir, config, progress.step, progress.evaluation_due, run.check_folder)
         if metrics:
             stack.callback(metrics.close)
-        if progress.step == 0 or progress.step >= config.max_steps or config.eval_only:
-            final = validate(run, metrics)
-        if config.eval_only:
-            return 0
+        if progress.step == 0 or progress.step >= config.max_steps or progress.evaluation_due:
+            try:
+                final = validate(run, metrics, signals)
+            except StoppedError as stop:
+                say(run, f"{stop}: stopped in the evaluation of step {progress.step}; the same command begins with it.")
+                return 128 + int(stop.number)
+            if progress.evaluation_due and progress.note_best(final.loss) and metrics:
+                checkpoint.mark_best(checkpoint.find(run.out_dir, "last"))
+            progress.evaluation_due = False
         if metrics and progress.step == 0 and config.telemetry_interval:
             metrics.write({"step": 0} | observe(run, run.batches.read(0, run.rows)))
         prefetcher = stack.enter_context(
@@ -92,6 +105,7 @@ def train(run: Run) -> int:
                 initial=progress.step,
                 unit="step",
                 disable=not processes.is_main or None,
+                file=Terminal(),
                 dynamic_ncols=True,
             )
         )
@@ -139,11 +153,13 @@ def train(run: Run) -> int:
             if metrics and due(progress.step, config.telemetry_interval, config.max_steps):
                 metrics.write({"step": progress.step} | observe(run, batch))
 
-            evaluated = due(progress.step, config.eval_interval, config.max_steps)
-            if evaluated:
-                final = validate(run, metrics)
             stopped = [number for number, count in zip(STOP_SIGNALS, stops, strict=True) if count]
-            is_best = evaluated and progress.note_best(final.loss)
+            is_best = False
+            if due(progress.step, config.eval_interval, config.max_steps):
+                try:
+                    is_best = progress.note_best(validate(run, metrics, signals).loss)
+                except StoppedError as stop:
+                    stopped, progress.evaluation_due = [stop.number], True
             if is_best or stopped or due(progress.step, config.checkpoint_interval, config.max_steps):
                 save(run, metrics, is_best)
             if stopped:
@@ -198,13 +214,33 @@ def non_finite(run: Run, loss: torch.Tensor, grad_norm: float, inputs: torch.Ten
     return NonFiniteError(f"loss {float(loss)}, gradient norm {grad_norm}", telemetry.locate_nonfinite(run.gpt, inputs))
 
 
-def validate(run: Run, metrics: Metrics | None) -> Evaluation:
-    """Evaluate all of `eval_tokens` and write the row; at the last step, before its checkpoint, what closes run.json, too."""
-    data = run.dataset
+def evaluate_only(run: Run) -> int:
+    """Evaluate the initial or resumed weights; the row is one JSON object on stdout. Nothing in the run's folder changes."""
+    with StopSignals() as signals:
+        try:
+            result = validate(run, None, signals)
+        except StoppedError as stop:
+            say(run, f"{stop}: stopped in the evaluation; nothing was written.")
+            return 128 + int(stop.number)
+    if run.processes.is_main:
+        print(json.dumps({"step": run.progress.step} | result.row() | {"data_hash": run.progress.data_hash}), flush=True)
+    return 0
+
+
+def validate(run: Run, metrics: Metrics | None, signals: StopSignals) -> Evaluation:
+    """Evaluate all of `eval_tokens` and write the row; at the last step, before its checkpoint, what closes run.json, too.
+
+    Raises StoppedError between two batches, with no row written.
+    """
+    data, processes, progress = run.dataset, run.processes, run.progress
     run.gpt.eval()
-    result = evaluate(run.compiled, data.validation, data.byte_lengths, run.processes, run.config.micro_batch_size, run.dtype)
-    run.gpt.train()
-    progress = run.progress
+    try:
+        result = evaluate(
+            run.compiled, data.validation, data.byte_lengths, processes, run.config.micro_batch_size, run.dtype,
+            lambda: signals.check(processes),
+        )  # fmt: skip
+    finally:
+        run.gpt.train()
     if metrics:
         metrics.write(
             {"step": progress.step} | result.row() | {"data_hash": progress.data_hash, "elapsed_s": progress.elapsed_s}
@@ -235,13 +271,10 @@ def save(run: Run, metrics: Metrics | None, is_best: bool) -> None:
 
 
 def stop_at(run: Run, metrics: Metrics | None, trouble: NonFiniteError) -> int:
-    """Save the weights from before the non-finite step and say where the trouble is."""
+    """Say where the trouble is, then save the weights from before the non-finite step: a full disk must not hide the former."""
+    say(run, f"stopped: step {run.progress.step + 1} gave {trouble}.")
     save(run, metrics, is_best=False)
-    say(
-        run,
-        f"stopped: step {run.progress.step + 1} gave {trouble}; the weights from before it are saved.",
-        "The same command with --nonfinite skip goes on past it.",
-    )
+    say(run, "The weights from before it are saved. The same command with --nonfinite skip goes on past it.")
     return 1
 
 
@@ -262,7 +295,7 @@ def say(run: Run, *lines: str) -> None:
     """Lines on rank 0's terminal that do not tear the progress bar."""
     if run.processes.is_main:
         for line in lines:
-            tqdm.write(line, file=sys.stderr)
+            tqdm.write(line, file=Terminal())
 
 
 def due(step: int, interval: int, last: int) -> bool:
@@ -293,4 +326,8 @@ class Clock:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if weights_and_biases.hangs():
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

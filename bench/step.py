@@ -223,7 +223,7 @@ def compare_losses(config: Config, seeds: int) -> list[Row]:
             run = set_up(replace(contender(config, name), seed=seed, out_dir=f"{config.out_dir}/{name}{seed}"))
             with run.resources:
                 train.train(run)
-            evaluation = run.last_evaluation()
+            evaluation = run.evaluation_at(run.progress.step)
             assert evaluation is not None, "a run ends with an evaluation"
             row[name] = evaluation["val_loss"]
         rows.append(row)

@@ -54,11 +54,21 @@ def evaluate(
     processes: Processes,
     batch_size: int,
     dtype: torch.dtype,
+    before_batch: Callable[[], object] = lambda: None,
 ) -> Evaluation:
-    """Loss over all `windows`; this process computes its share of them, `batch_size` windows a forward pass."""
+    """Loss over all `windows`; this process computes its share of them, `batch_size` windows a forward pass.
+
+    `before_batch` is called before each pass, equally often on every rank; what it raises ends the evaluation.
+    """
     nats, num_targets, num_bytes = 0.0, 0, 0
     share = windows.share(processes.rank, processes.world_size)
-    for targets, losses in target_nats(model, windows, share, batch_size, processes.device, dtype):
+    batches = target_nats(model, windows, share, batch_size, processes.device, dtype)
+    largest_share = -(-len(windows) // processes.world_size)
+    for _ in range(0, largest_share, batch_size):
+        before_batch()
+        if (batch := next(batches, None)) is None:  # another rank has one window more
+            continue
+        targets, losses = batch
         valid = targets >= 0
         nats += float(losses.astype(np.float64).sum())
         num_targets += int(valid.sum())

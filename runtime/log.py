@@ -6,11 +6,14 @@ so that it has neither gaps nor repeated steps.
 
 import hashlib
 import json
+import logging
 import math
 import os
+import re
+import secrets
 import subprocess
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +22,53 @@ import torch
 from config.foreign import read_object
 from config.schema import Config
 from runtime.files import write_json, write_text
+from runtime.weights_and_biases import Board
+
+logger = logging.getLogger("train")
 
 
 class Metrics:
     """Appends rows to out_dir/metrics.jsonl; `sync` before a checkpoint makes them last as long as it does."""
 
-    def __init__(self, out_dir: Path, config: Config, resumed_step: int) -> None:
+    def __init__(
+        self,
+        out_dir: Path,
+        config: Config,
+        resumed_step: int,
+        evaluates_again: bool = False,
+        check: Callable[[], object] = lambda: None,
+    ) -> None:
         """Drops rows above `resumed_step`, then appends. Starts W&B where `config.wandb` says so.
 
         A run that begins writes its row of step 0 itself: where `resumed_step` is 0, those of an earlier attempt go too.
+        So does an evaluation of `resumed_step` where the run `evaluates_again`. `check` is called before each write, and raises
+        OSError where the folder is no longer this run's alone.
         """
+        self._check = check
         self.path = out_dir / "metrics.jsonl"
-        cut(self.path, resumed_step or -1)
+        cut(self.path, resumed_step or -1, evaluates_again)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._wandb = _start_wandb(config, out_dir) if config.wandb != "disabled" else None
+        self._board = Board(config, out_dir, wandb_identity(out_dir), logger.warning) if config.wandb != "disabled" else None
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row; its "step" orders it. Non-finite numbers become null, which JSON has."""
         row = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in row.items()}
+        self._check()
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        if self._wandb:
-            self._wandb.log(row, step=row["step"])
+        if self._board:
+            self._board.log(row)
 
     def sync(self) -> None:
         """Wait until all rows are on the disk."""
+        self._check()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file and W&B."""
+        if self._board:
+            self._board.finish()
         self._file.close()
-        if self._wandb:
-            self._wandb.finish()
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -71,11 +89,12 @@ def _row(path: Path, number: int, line: str) -> dict[str, Any]:
     return row
 
 
-def cut(path: Path, step: int) -> None:
-    """Atomically keep the rows of `path` up to and including `step`."""
+def cut(path: Path, step: int, without_evaluation: bool = False) -> None:
+    """Atomically keep the rows of `path` up to and including `step`; the evaluation of `step` goes `without_evaluation`."""
     if path.exists():
-        kept = "".join(json.dumps(row) + "\n" for row in read(path) if row["step"] <= step)
-        write_text(path, kept)
+        rows = [row for row in read(path) if row["step"] <= step]
+        kept = [row for row in rows if not (without_evaluation and row["step"] == step and "val_loss" in row)]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def config_hash(config: Config) -> str:
@@ -131,15 +150,11 @@ def software() -> dict[str, str | None]:
     }
 
 
-def _start_wandb(config: Config, out_dir: Path) -> Any:
-    import wandb
-
-    return wandb.init(
-        project=config.wandb_project,
-        name=config.wandb_run_name or out_dir.name,
-        dir=out_dir,
-        mode=config.wandb,
-        config=asdict(config),
-        id=hashlib.sha256(str(out_dir.resolve()).encode()).hexdigest()[:16],  # the same run after a resume
-        resume="allow",
-    )
+def wandb_identity(out_dir: Path) -> str:
+    """The W&B id of the run in this folder, drawn once and kept in run.json: a folder that is moved keeps it."""
+    record = read_object(out_dir / "run.json") if (out_dir / "run.json").is_file() else {}
+    identity = record.get("wandb_id")
+    if not isinstance(identity, str) or not re.fullmatch("[0-9a-f]{16}", identity):
+        identity = secrets.token_hex(8)
+        write_json(out_dir / "run.json", record | {"wandb_id": identity})
+    return identity

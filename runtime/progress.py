@@ -20,6 +20,9 @@ class Progress:
     skipped_steps: int = 0
     """Steps without an update because loss or gradient was not finite."""
 
+    evaluation_due: bool = False
+    """A stop signal came in the evaluation of this step: a resume begins with it."""
+
     def advance(self, batch_digest: int, seconds: float) -> None:
         """Count one more step that was fed a global batch of this digest."""
         self.step += 1

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ logger = logging.getLogger("train")
 LOCK = ".lock"
 
 
+def nothing() -> None:
+    """What a rank that writes nothing has to check."""
+
+
 class NonFiniteError(Exception):
     """A loss or gradient that is not finite, and the places in the model where it shows."""
 
@@ -63,6 +68,8 @@ class Run:
     dataset: Dataset
     batches: Batches
     watch: Watch
+    check_folder: Callable[[], object] = nothing
+    """Raises OSError where another process has taken the run's folder meanwhile; rank 0's alone."""
     progress: Progress = field(default_factory=Progress)
     resources: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
@@ -124,10 +131,10 @@ class Run:
             "data_checksums": self.dataset.checksums,
         }
 
-    def last_evaluation(self) -> dict[str, Any] | None:
-        """The newest evaluation row in rank 0's metrics.jsonl, on every rank."""
+    def evaluation_at(self, step: int) -> dict[str, Any] | None:
+        """The evaluation row of a step in rank 0's metrics.jsonl, on every rank."""
         rows = log.read(self.out_dir / "metrics.jsonl") if self.processes.is_main else []
-        found = [row for row in rows if "val_loss" in row]
+        found = [row for row in rows if "val_loss" in row and row["step"] == step]
         last: dict[str, Any] | None = self.processes.gather(found[-1] if found else None)[0]
         return last
 
@@ -167,8 +174,9 @@ def set_up(config: Config) -> Run:
                 "hash of the activations": weights_hash(gpt, True)[:16],
             }
         with processes.alike() as same:
-            if processes.is_main:
-                take_folder(config, resources)
+            check_folder: Callable[[], object] = nothing
+            if processes.is_main and not config.eval_only:
+                check_folder = take_folder(config, resources)
             gpt.to(processes.device)
             if processes.device.type == "cpu":
                 retain_memory()
@@ -189,13 +197,14 @@ def set_up(config: Config) -> Run:
             dataset=dataset,
             batches=batches,
             watch=watch,
+            check_folder=check_folder,
         )
         resources.callback(run.stop_exchange)
         with processes.alike() as same:
             if folder:
                 restore(run, folder)
             same |= asdict(run.progress) | {"hash of the optimizer's state": state_hash(run)[:16]}
-            if processes.is_main:
+            if processes.is_main and not config.eval_only:
                 if folder and run.progress.best_step == run.progress.step:  # killed before `best` named it, perhaps
                     checkpoint.mark_best(folder)
                 if dataset.tokenizer_file:
@@ -231,15 +240,19 @@ def find_checkpoint(config: Config) -> Path | None:
     return newest[0] if newest else None
 
 
-def take_folder(config: Config, resources: contextlib.ExitStack) -> None:
-    """Take `out_dir` for this run alone, until `resources` close. Raises ValueError where another run has it."""
+def take_folder(config: Config, resources: contextlib.ExitStack) -> Callable[[], object]:
+    """Take `out_dir` for this run alone, until `resources` close; what checks that it still is the run's alone.
+
+    Raises ValueError where another run has it.
+    """
     found, out_dir = find_checkpoint(config), Path(config.out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    resources.enter_context(locked(out_dir, LOCK))
+    check = resources.enter_context(locked(out_dir, LOCK))
     log.read(out_dir / "metrics.jsonl")  # what is not ours to go on from is said now
     checkpoint.sweep(out_dir)
     if checkpoint.checkpoints(out_dir)[-1:] != ([found] if found else []):
         raise ValueError(f"another process has just written a checkpoint into {out_dir}; type the same command again")
+    return check
 
 
 def initial_model(config: Config, batches: Batches) -> GPT:

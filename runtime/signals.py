@@ -1,11 +1,21 @@
-"""Asked to stop: SIGTERM, SIGINT and SLURM's SIGUSR1 are noted here and acted on between two steps."""
+"""Asked to stop: SIGTERM, SIGINT, SLURM's SIGUSR1 and a closed terminal's SIGHUP, acted on between two steps or batches."""
 
 import signal
 import threading
 from types import FrameType, TracebackType
 
-# Exit codes are 128 + the number, as a shell reports a process that the signal killed. Windows has no SIGUSR1.
-STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+from runtime.distributed import Processes
+
+# Exit codes are 128 + the number, as a shell reports a process that the signal killed. Windows has no SIGUSR1 and no SIGHUP.
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+
+
+class StoppedError(Exception):
+    """A stop signal reached some rank; every rank raises it at the same place."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.number = number
 
 
 class StopSignals:
@@ -19,9 +29,19 @@ class StopSignals:
         """One 0 or 1 per stop signal; summed over ranks, every rank knows what any of them was told."""
         return [int(self.received == number) for number in STOP_SIGNALS]
 
+    def check(self, processes: Processes) -> None:
+        """Raises StoppedError on every rank where any of them has been told to stop. Every rank calls it equally often."""
+        counts = processes.sum_integers(self.counts())
+        for number, count in zip(STOP_SIGNALS, counts, strict=True):
+            if count:
+                raise StoppedError(number)
+
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+            for number in STOP_SIGNALS:
+                # nohup ignores SIGHUP for the program that it starts.
+                if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

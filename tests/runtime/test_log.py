@@ -75,3 +75,14 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
     path.write_text('{"step": 1}\n' + line + "\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2 is no row"):
         read(path)
+
+
+def cut_evaluation(path: Path) -> list[dict[str, object]]:
+    cut(path, 2, without_evaluation=True)
+    return read(path)
+
+
+def test_an_evaluation_that_is_made_again_is_cut(tmp_path: Path) -> None:
+    kept = [{"step": 1, "val_loss": 1.0}, {"step": 2, "train_loss": 1.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*kept, {"step": 2, "val_loss": 1.0}]))
+    assert cut_evaluation(tmp_path / "metrics.jsonl") == kept

@@ -1,7 +1,12 @@
 """Putting a run together: shares of the batch, where weights come from, what stops a step."""
 
 import dataclasses
+import errno
+import io
+import json
 import os
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +18,9 @@ import train
 from activations import telemetry
 from config.command_line import parse
 from config.schema import Config
+from data.batches import EvaluationWindows
 from faults.process import worker
-from faults.runs import ROOT, arguments, free_port, rows, weights
+from faults.runs import ROOT, arguments, assert_same, free_port, rows, weights
 from model import GPT
 from runtime import checkpoint
 from runtime.distributed import Processes
@@ -91,12 +97,33 @@ def test_init_from_another_activation_swaps_it_for_the_inputs_it_gets(small: Con
         first_model(dataclasses.replace(config, init_from=str(tmp_path / "relu")))
 
 
-def test_eval_only_measures_and_trains_nothing(small: Config, capsys: pytest.CaptureFixture[str]) -> None:
-    config = train_here(small, eval_only=True)
-    assert [list(row) for row in rows(config)] == [
-        ["step", "val_loss", "val_perplexity", "val_bits_per_byte", "data_hash", "elapsed_s"]
-    ]
-    assert "bits per byte" in capsys.readouterr().err
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below a folder: when it was written, and what it holds."""
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_eval_only_prints_a_row_and_changes_nothing(small: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    config = train_here(small)
+    before = contents(Path(config.out_dir))
+    capsys.readouterr()
+    train_here(small, eval_only=True, log_interval=7, compile=False, checkpoint_interval=3)
+    said = capsys.readouterr()
+    (last,) = [row for row in rows(config) if row["step"] == 12 and "val_loss" in row]
+    assert json.loads(said.out) == {name: value for name, value in last.items() if name != "elapsed_s"}
+    assert "bits per byte" in said.err
+    assert contents(Path(config.out_dir)) == before
+
+
+def test_eval_only_of_a_model_that_never_trained_makes_no_folder(small: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    train_here(small, eval_only=True)
+    assert list(json.loads(capsys.readouterr().out)) == ["step", "val_loss", "val_perplexity", "val_bits_per_byte", "data_hash"]
+    assert not Path(small.out_dir).exists()
+
+
+def test_eval_only_reads_a_run_that_is_being_trained(small: Config) -> None:
+    train_here(small, max_steps=2, lr_decay_steps=12)
+    with set_up(dataclasses.replace(small, lr_decay_steps=12)).resources:
+        train_here(small, eval_only=True, lr_decay_steps=12)
 
 
 def test_a_finished_run_is_left_alone(small: Config, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,6 +155,105 @@ def test_a_non_finite_step_stops_with_layer_and_coefficient_named(poisoned: Conf
     assert "stopped: step 5 gave loss" in told
     assert "h.1.mlp.act.coefficients" in told
     assert [path.name for path in checkpoint.checkpoints(Path(poisoned.out_dir))] == ["step_00000000", "step_00000004"][1:]
+
+
+def test_a_non_finite_step_right_after_a_resume_is_told_and_the_checkpoint_stays(
+    small: Config, poisoned: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_here(small, max_steps=4, lr_decay_steps=12)
+    before = contents(Path(small.out_dir) / "checkpoints" / "step_00000004")
+    capsys.readouterr()
+    assert train.main([TINY, *arguments(dataclasses.replace(poisoned, lr_decay_steps=12))]) == 1
+    told = capsys.readouterr().err
+    assert "stopped: step 5 gave loss" in told
+    assert "h.1.mlp.act.coefficients" in told
+    assert contents(Path(small.out_dir) / "checkpoints" / "step_00000004") == before
+
+
+def test_a_non_finite_step_is_told_where_nothing_can_be_saved(
+    poisoned: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    assert train.main([TINY, *arguments(poisoned)]) == 1
+    told = capsys.readouterr().err
+    assert "stopped: step 5 gave loss" in told
+    assert told.strip().splitlines()[-1].startswith("train.py: No space left on device (model.safetensors)")
+
+
+def interrupt_in_evaluation(monkeypatch: pytest.MonkeyPatch, number: int, wanted: signal.Signals) -> list[int]:
+    """A signal comes in the first batch of the `number`-th evaluation; the batches that are read, by evaluation."""
+    whole, batches = EvaluationWindows.read, []
+
+    def read(windows: EvaluationWindows, indices: np.ndarray) -> object:
+        if indices[0] == 0:
+            batches.append(0)
+            if len(batches) == number:
+                os.kill(os.getpid(), wanted)
+        batches[-1] += 1
+        return whole(windows, indices)
+
+    monkeypatch.setattr(EvaluationWindows, "read", read)
+    return batches
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_signal_in_an_evaluation_is_obeyed_within_a_batch_and_leaves_no_trace(
+    small: Config, tmp_path: Path, number: int
+) -> None:
+    """In the first evaluation, one between, and the last."""
+    whole = train_here(small, out_dir=str(tmp_path / "whole"))
+    argv = [TINY, *arguments(small)]
+    with pytest.MonkeyPatch.context() as patch:
+        batches = interrupt_in_evaluation(patch, number, signal.SIGTERM)
+        assert train.main(argv) == 143
+        assert batches[-1] == 1
+        patch.undo()
+    assert train.main(argv) == 0
+    assert_same(whole, small)
+    best = [(Path(config.out_dir) / "checkpoints" / "best").read_text() for config in (whole, small)]
+    assert best[0] == best[1]
+    assert train.main(argv) == 0  # finished before
+
+
+def test_a_signal_in_eval_only_is_obeyed_within_a_batch(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = interrupt_in_evaluation(monkeypatch, 1, signal.SIGHUP)
+    assert train.main([TINY, *arguments(dataclasses.replace(small, eval_only=True))]) == 129
+    assert batches == [1]
+
+
+def test_a_second_writer_that_the_lock_did_not_stop_is_noticed(
+    small: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a network file system: another machine writes its name into the lock file between two rows."""
+    original = Run.to_device
+
+    def take(run: Run, batch: object) -> object:
+        if run.progress.step == 4:
+            (run.out_dir / ".lock").write_text("process 7 on elsewhere since 2026-01-01 00:00:00 (00)")
+        return original(run, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Run, "to_device", take)
+    assert train.main([TINY, *arguments(small)]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "was taken by process 7 on elsewhere since 2026-01-01 00:00:00 (00) while this process wrote in it" in last
+    assert max(row["step"] for row in rows(small)) == 4
+    assert "elsewhere" in (Path(small.out_dir) / ".lock").read_text()  # not wiped by the one that left
+
+
+class Closed(io.StringIO):
+    """A terminal that is gone, or a log file on a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_run_outlives_its_terminal(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Closed())
+    train_here(small)
+    assert weights(small, 12)
 
 
 def test_skip_counts_the_step_says_so_and_goes_on(

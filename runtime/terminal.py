@@ -1,0 +1,31 @@
+"""The terminal, or the file that stands for it: a run goes on without it."""
+
+import sys
+from typing import Any
+
+
+class Terminal:
+    """stderr as it is now. What it cannot take (a closed terminal, a full disk under a log file) is dropped.
+
+    A training run must not end because nobody can read its lines: metrics.jsonl holds the numbers.
+    """
+
+    def __init__(self) -> None:
+        self._file = sys.stderr
+
+    def write(self, text: str) -> int:
+        """Write, if that can be done."""
+        try:
+            return self._file.write(text)
+        except OSError:
+            return 0
+
+    def flush(self) -> None:
+        """Flush, if that can be done."""
+        try:
+            self._file.flush()
+        except OSError:
+            return
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
