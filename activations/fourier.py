@@ -69,26 +69,30 @@ class Fourier(Learnable):
         return values
 
     def fitted(self, target: Target) -> Values:
-        """Least squares over w_k = k w for the best w: a period well beyond the range, since the target is not periodic.
+        """Least squares over w_k = k w for the best w, then with all frequencies free from the best starts.
 
         Half the period from 1 to 3 times the range is searched: shorter ones ring at its ends, longer ones cancel huge terms.
         """
         n = self.choices["degree"]
         k = torch.arange(1, n + 1, dtype=torch.float64)
+        one, zero = torch.ones_like(target.z)[:, None], torch.zeros_like(target.z)[:, None]
+        right = solve.stack(target, one, zero)[1]
 
-        def at(w: float) -> tuple[float, Tensor]:
-            angle = target.z[:, None] * (k * w)
+        def design(w: Tensor) -> Tensor:
+            angle = target.z[:, None] * w
             cos, sin = angle.cos(), angle.sin()
-            basis = torch.cat([torch.ones_like(target.z)[:, None], cos, sin], dim=1)
-            slopes = torch.cat([torch.zeros_like(target.z)[:, None], -k * w * sin, k * w * cos], dim=1)
-            matrix, right = solve.stack(target, basis, slopes)
-            c = solve.scaled_lstsq(matrix, right)
-            return float((matrix @ c - right).square().sum()), c
+            return solve.stack(target, torch.cat([one, cos, sin], dim=1), torch.cat([zero, -w * sin, w * cos], dim=1))[0]
 
-        w = solve.golden_section(lambda w: at(w)[0], math.pi / (3 * target.radius), math.pi / target.radius)
-        constant, c, s = at(w)[1].split([1, n, n])
+        def harmonic(w: float) -> float:
+            return solve.project(design, right, k * w).misfit
+
+        longest = math.pi / target.radius
+        w = solve.golden_section(harmonic, longest / 3, longest)
+        starts = [k * start for start in (w, longest / 3, longest / 2, longest)]
+        best = solve.best_projection(design, right, starts, steps=max(20, 240 // n))
+        constant, c, s = best.c.split([1, n, n])
         amplitudes = torch.cat([constant, torch.hypot(c, s) / self._inverse_factorials()[1:]])
-        return {"amplitudes": amplitudes, "frequencies": k * w, "phases": torch.atan2(s, c)}
+        return {"amplitudes": amplitudes, "frequencies": best.theta, "phases": torch.atan2(s, c)}
 
     def moments(self, values: Values, std: float) -> Moments:
         """Sums of g(w_j -+ w_k) cos(phi_j -+ phi_k), g(u) = exp(-std^2 u^2 / 2) the characteristic function of the inputs."""

@@ -79,18 +79,21 @@ class Rational(Learnable):
         return {"numerator": scale * p + shift * F.pad(one_plus_A, (0, len(p) - len(one_plus_A))), "denominator": q}
 
     def fitted(self, target: Target) -> Values:
-        """Damped Gauss-Newton over p and q in value and derivative, from the projection with the denominator of init=unit."""
-        start = self._projected(target)
-        sizes = [len(start[name]) for name in self.parameter_names]
-        w = target.weight.sqrt()
+        """Variable projection over q, p linear, in value and derivative, from denominators of init=unit of several widths."""
+        z, j = target.z[:, None], torch.arange(self.choices["p"] + 1)
+        powers, slopes = z**j, j * z ** (j - 1).clamp(min=0)
+        i = torch.arange(1, self.choices["q"] + 1)
+        inner, inner_slopes = z**i, i * z ** (i - 1)
+        right = solve.stack(target, powers, powers)[1]
 
-        def residuals(theta: Tensor) -> Tensor:
-            p, q = theta.split(sizes)
-            value, slope = _value_and_slope(p, q, target.z)
-            return torch.cat([w * (value - target.value), target.slope_scale * w * (slope - target.slope)])
+        def design(q: Tensor) -> Tensor:
+            A = inner @ q
+            Q, slope_Q = (1 + A.abs())[:, None], (A.sign() * (inner_slopes @ q))[:, None]
+            return solve.stack(target, powers / Q, (slopes * Q - powers * slope_Q) / Q.square())[0]
 
-        theta = solve.levenberg_marquardt(residuals, torch.cat([start[name] for name in self.parameter_names]))
-        return dict(zip(self.parameter_names, theta.split(sizes), strict=True))
+        starts = [self._denominator(target.radius / 4 * width) for width in (1, 2, 1 / 2, 1 / 4, 1 / 8)]
+        best = solve.best_projection(design, right, starts)
+        return {"numerator": best.c, "denominator": best.theta}
 
     def kinks(self, values: Values) -> Tensor:
         """Real zeros of A: 0, and real eigenvalues of the companion matrix of A(z) / z."""
@@ -105,16 +108,20 @@ class Rational(Learnable):
         return F.pad(real, (0, 1))
 
     def _projected(self, target: Target) -> Values:
-        """P by linear least squares over the denominator (1 + (z/r)^2 / 2)^(q//2), r the width of the weight in z."""
-        n, r = self.choices["q"], target.radius / 4
-        square = torch.ones(1, dtype=torch.float64)
-        for _ in range(n // 2):
-            square = F.pad(square, (0, 2)) + F.pad(square, (2, 0)) / (2 * r**2)
-        q = F.pad(square[1:], (0, n % 2))
+        """P by linear least squares over the denominator of init=unit."""
+        q = self._denominator(target.radius / 4)
         units = torch.eye(self.choices["p"] + 1, dtype=torch.float64)
         columns = [torch.stack(_value_and_slope(unit, q, target.z)) for unit in units]
         basis, slopes = torch.stack(columns, dim=-1)
         return {"numerator": solve.linear(target, basis, slopes), "denominator": q}
+
+    def _denominator(self, r: float) -> Tensor:
+        """(1 + (z/r)^2 / 2)^(q//2) as q_1..q_q."""
+        n = self.choices["q"]
+        square = torch.ones(1, dtype=torch.float64)
+        for _ in range(n // 2):
+            square = F.pad(square, (0, 2)) + F.pad(square, (2, 0)) / (2 * r**2)
+        return F.pad(square[1:], (0, n % 2))
 
 
 def _power_sum(c: Tensor, z: Tensor) -> Tensor:

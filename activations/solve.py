@@ -1,12 +1,15 @@
 """Deterministic least squares in float64: linear, sign-constrained, and nonlinear. Small dense problems, no random numbers."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from activations.target import Target
+
+ROUNDING = 2.0**-20  # sixteen units of float32
 
 
 def linear(target: Target, basis: Tensor, slopes: Tensor) -> Tensor:
@@ -59,30 +62,77 @@ def signed_lstsq(matrix: Tensor, right: Tensor, signs: Tensor) -> Tensor:
     return c * torch.where(signs == 0, 1.0, signs)
 
 
-def levenberg_marquardt(residuals: Callable[[Tensor], Tensor], start: Tensor, steps: int = 60) -> Tensor:
-    """A local minimum of |residuals(theta)|^2 from `start` (k,) by damped Gauss-Newton; residuals: (k,) to (N,)."""
-    theta: Tensor = start.detach().clone()
+class Projection(NamedTuple):
+    """The misfit |design(theta) c - right|^2 at its least over c (k,), and where: theta (p,)."""
+
+    misfit: float
+    theta: Tensor
+    c: Tensor
+
+
+def project(design: Callable[[Tensor], Tensor], right: Tensor, theta: Tensor) -> Projection:
+    """The best c at `theta` as it is; design: theta (p,) to (N, k), right (N,)."""
+    return _project(design, right, theta)[0]
+
+
+def variable_projection(design: Callable[[Tensor], Tensor], right: Tensor, start: Tensor, steps: int = 60) -> Projection:
+    """A local minimum over theta and c from theta = `start`, never worse than there, by damped Gauss-Newton over theta alone.
+
+    Golub and Pereyra 1973, with Kaufman's (1975) Jacobian -P (d design / d theta) c, P the projection off the design's columns.
+    """
+    best, basis = _project(design, right, start)
     damping = 1e-3
-    r = residuals(theta)
     for _ in range(steps):
-        J = _jacobian(residuals, theta)
-        scale = J.norm(dim=0).clamp(min=1e-12)
+        tangent = _jacobian(lambda theta, c=best.c: design(theta) @ c, best.theta)
+        J = basis @ (basis.T @ tangent) - tangent
+        r = right - design(best.theta) @ best.c
+        scale = J.norm(dim=0).clamp(min=1e-12 * J.norm() + 1e-30)
         curvature, gradient = (J / scale).T @ (J / scale), (J / scale).T @ r
-        before = r.square().sum()
-        for _ in range(12):
-            # Normal equations: the damped step need not be accurate, and k x k solves do not wait for other threads.
-            damped = curvature + damping * torch.eye(theta.numel(), dtype=theta.dtype)
+        for _ in range(10):
+            # Normal equations: the damped step need not be accurate, and p x p solves do not wait for other threads.
+            damped = curvature + damping * torch.eye(len(scale), dtype=scale.dtype)
             step = -torch.cholesky_solve(gradient[:, None], torch.linalg.cholesky(damped))[:, 0] / scale
-            trial = residuals(theta + step)
-            if trial.isfinite().all() and trial.square().sum() < before:
+            trial, trial_basis = _project(design, right, best.theta + step)
+            if trial.misfit < best.misfit:
                 break
             damping *= 4
         else:
-            return theta
-        theta, r, damping = theta + step, trial, max(damping / 6, 1e-10)
-        if before - r.square().sum() <= 1e-5 * before:
-            return theta
-    return theta
+            return best
+        gained = 1 - trial.misfit / best.misfit
+        best, basis, damping = trial, trial_basis, max(damping / 6, 1e-10)
+        if gained < 1e-5:
+            return best
+    return best
+
+
+def best_projection(design: Callable[[Tensor], Tensor], right: Tensor, starts: Sequence[Tensor], steps: int = 60) -> Projection:
+    """The lowest of the minima from `starts`: a few steps from each, then all `steps` from the two that are lowest.
+
+    Never worse than plain least squares at the first start.
+    """
+    tried = sorted((variable_projection(design, right, start, steps // 6) for start in starts), key=lambda found: found.misfit)
+    best = min((variable_projection(design, right, one.theta, steps) for one in tried[:2]), key=lambda found: found.misfit)
+    matrix = design(starts[0])
+    c = scaled_lstsq(matrix, right)
+    unrefined = Projection(float((matrix @ c - right).square().sum()), starts[0], c)
+    refined = best._replace(misfit=float((design(best.theta) @ best.c - right).square().sum()))
+    return min(refined, unrefined, key=lambda found: found.misfit)
+
+
+def _project(design: Callable[[Tensor], Tensor], right: Tensor, theta: Tensor) -> tuple[Projection, Tensor]:
+    """Also an orthonormal basis of the design's columns (N, k).
+
+    Each coefficient pays for the rounding of its column in float32, or columns that nearly cancel would get huge ones.
+    """
+    matrix = design(theta)
+    if not matrix.isfinite().all():
+        return Projection(math.inf, theta, torch.zeros_like(matrix[0])), matrix
+    norms = matrix.norm(dim=0).clamp(min=torch.finfo(matrix.dtype).tiny)
+    U, S, V = torch.linalg.svd(matrix / norms, full_matrices=False)
+    damped = S / (S.square() + ROUNDING**2)
+    c = V.T @ (damped * (U.T @ right)) / norms
+    misfit = (right - matrix @ c).square().sum() + (ROUNDING * norms * c).square().sum()
+    return Projection(float(misfit), theta, c), U[:, S > ROUNDING]
 
 
 def _jacobian(residuals: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:

@@ -53,12 +53,26 @@ class Tropical(Learnable):
         return {"scale": scale[None], "intercepts": h["intercepts"] + shift / scale}
 
     def fitted(self, target: Target) -> Values:
-        """Gauss-Newton over shift, S and the ordered breakpoints, from where the target's slope passes S (k - 1/2); by value.
+        """Variable projection over the breakpoints, shift and S linear, from where the target's slope passes S (k - 1/2); by
+        value.
 
         Only convex (S > 0) and concave (S < 0) shapes can be reached: both are tried.
         """
-        fits = [_hinges(target, self.choices["degree"], sign) for sign in (1, -1)]
-        return min(fits, key=lambda fit: fit[0])[1]
+        n = self.choices["degree"]
+        w = target.weight.sqrt()
+
+        def design(t: Tensor) -> Tensor:
+            hinges = (target.z[:, None] - t).clamp(min=0).sum(1)
+            return w[:, None] * torch.stack([torch.ones_like(hinges), hinges], dim=1)
+
+        starts = [start for sign in (1, -1) for start in _breakpoints(target, n, sign)]
+        best = solve.best_projection(design, w * target.value, starts, steps=80)
+        reach = 1.1 * target.z.abs().max()  # beyond it a breakpoint is a line's worth of shift, wherever it lies
+        c, scale = solve.project(design, w * target.value, best.theta.clamp(-reach, reach)).c
+        if not scale:  # a constant target
+            return {"scale": scale[None], "intercepts": torch.full((n + 1,), float(c)).double()}
+        breakpoints = best.theta.clamp(-reach, reach).sort().values
+        return {"scale": scale[None], "intercepts": intercepts(torch.arange(n + 1).double(), breakpoints) + c / scale}
 
     def kinks(self, values: Values) -> Tensor:
         slopes = torch.arange(values["intercepts"].shape[-1], dtype=torch.float64)
@@ -101,26 +115,13 @@ def crossings(slopes: Tensor, a: Tensor) -> Tensor:
     return torch.where(met.isfinite(), met, torch.inf)
 
 
-def _hinges(target: Target, n: int, sign: int) -> tuple[float, Values]:
-    """Misfit and parameters of c + S sum_k (z - t_k)_+ with the sign of S given."""
+def _breakpoints(target: Target, n: int, sign: int) -> list[Tensor]:
+    """Starts (n,): where the running maximum of sign * g' passes the middles of n equal steps up to its end."""
     rising = (sign * target.slope).cummax(0).values
-    steepest = float(rising[-1].clamp(min=1e-3))
-    S = 1.05 * steepest / n
-    levels = S * (torch.arange(n, dtype=torch.float64) + 0.5)
-    t = target.z[torch.searchsorted(rising, levels).clamp(max=len(target.z) - 1)]
-    gaps = t.diff().clamp(min=1e-2 * target.radius / n)
-    start = torch.cat([target.value[:1], torch.tensor([math.log(S)]).double(), t[:1], gaps.log()])
-    w = target.weight.sqrt()
-
-    def shape(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        c, log_scale, first, log_gaps = theta.split([1, 1, 1, n - 1])
-        return c, sign * log_scale.exp(), torch.cat([first, first + log_gaps.exp().cumsum(0)])
-
-    def residuals(theta: Tensor) -> Tensor:
-        c, scale, t = shape(theta)
-        return w * (c + scale * (target.z[:, None] - t).clamp(min=0).sum(1) - target.value)
-
-    theta = solve.levenberg_marquardt(residuals, start)
-    c, scale, breakpoints = shape(theta)
-    a = intercepts(torch.arange(n + 1).double(), breakpoints) + c / scale
-    return float(residuals(theta).square().sum()), {"scale": scale, "intercepts": a}
+    starts = []
+    for low, margin in ((0.0, 1.05), (float(rising[0]), 1.0)):
+        rise = max(float(rising[-1]) - low, 1e-3) * margin / n
+        levels = low + rise * (torch.arange(n, dtype=torch.float64) + 0.5)
+        t = target.z[torch.searchsorted(rising, levels).clamp(max=len(target.z) - 1)]
+        starts.append(t + 1e-2 * target.radius / n * torch.arange(n))  # apart
+    return starts

@@ -58,23 +58,50 @@ class TropicalRational(Learnable):
         return h | {"intercepts": h["intercepts"] + shift}
 
     def fitted(self, target: Target) -> Values:
-        """One linear least squares over hinges: n knots where the target bends up go to the first maximum, n where it bends
-        down to the second, placed by equidistributing |g''|^(2/5) (the asymptotically best knots of a piecewise-linear
-        function)."""
+        """Least squares over hinges, by value: n knots bend up and go to the first maximum, n bend down and go to the second.
+
+        The first knots share |g''|^(2/5) equally, the asymptotically best of a piecewise-linear function. Variable projection
+        moves them. Where some then bend the wrong way, least squares under the signs is what counts. By value alone: the slope
+        of a step function meets the target's only on average.
+        """
         n = self.choices["degree"]
-        up, down = (_knots(target, n, sign) for sign in (1, -1))
-        knots = torch.cat([up, down])
-        hinge = target.z[:, None] - knots
+        w = target.weight.sqrt()
+        right = w * target.value
+        reach = 1.1 * target.z.abs().max()
         one = torch.ones_like(target.z)[:, None]
-        w = target.weight.sqrt()  # by value alone: the slope of a step function meets the target's only on average
-        matrix, right = w[:, None] * torch.cat([one, target.z[:, None], hinge.clamp(min=0)], dim=1), w * target.value
-        free = torch.zeros(2, dtype=torch.float64)
-        signs = torch.cat([free, torch.ones(n).double(), -torch.ones(n).double()])
-        c = solve.scaled_lstsq(matrix, right)
-        if (signs * c < 0).any():
-            c = solve.signed_lstsq(matrix, right, signs)
-        slopes = torch.cat([c[1:2], c[1] + c[2 : 2 + n].cumsum(0)])
-        slopes_den = torch.cat([free[:1], (-c[2 + n :]).cumsum(0)])
+        signs = torch.cat([torch.zeros(2), torch.ones(n), -torch.ones(n)]).double()
+
+        def design(knots: Tensor) -> Tensor:
+            return w[:, None] * torch.cat([one, target.z[:, None], (target.z[:, None] - knots).clamp(min=0)], dim=1)
+
+        def signed(knots: Tensor) -> solve.Projection:
+            matrix = design(knots)
+            c = solve.scaled_lstsq(matrix, right)
+            if (signs * c < 0).any():
+                c = solve.signed_lstsq(matrix, right, signs)
+            return solve.Projection(float((matrix @ c - right).square().sum()), knots, c)
+
+        def moved(found: solve.Projection, kept: Tensor) -> solve.Projection:
+            """With the knots moved that bend and are `kept`, the others left; not worse than `found`."""
+            moving = kept & (found.c[2:] != 0)
+            if not moving.any():
+                return found
+            free = solve.variable_projection(design, right, found.theta[moving], steps).theta.clamp(-reach, reach)
+            knots = found.theta.masked_scatter(moving, free)
+            order = solve.project(design, right, free).c[2:].argsort(descending=True)
+            by_bend = knots.masked_scatter(moving, free[order])  # a knot may change sides
+            return min(found, signed(knots), signed(by_bend), key=lambda one: one.misfit)
+
+        steps = max(20, 240 // n)
+        start = signed(torch.cat([_knots(target, n, sign) for sign in (1, -1)]))
+        best = moved(start, signs[2:] != 0)
+        if best is start:  # all together they bend the wrong way: a convex target has no use for half of them
+            best = min((moved(start, signs[2:] == sign) for sign in (1, -1)), key=lambda one: one.misfit)
+        c, (up, down) = best.c, best.theta.split(n)
+        up, rising = _sorted(up, c[2 : 2 + n])
+        down, falling = _sorted(down, -c[2 + n :])
+        slopes = torch.cat([c[1:2], c[1] + rising.cumsum(0)])
+        slopes_den = torch.cat([torch.zeros(1).double(), falling.cumsum(0)])
         return self._values(slopes, intercepts(slopes, up, float(c[0])), slopes_den, intercepts(slopes_den, down))
 
     def kinks(self, values: Values) -> Tensor:
@@ -108,3 +135,8 @@ def _knots(target: Target, n: int, sign: int) -> Tensor:
     share = (density + 1e-6 * density.max().clamp(min=1e-12)).cumsum(0)
     levels = (torch.arange(n, dtype=torch.float64) + 0.5) / n * share[-1]
     return z[torch.searchsorted(share, levels)]
+
+
+def _sorted(knots: Tensor, bends: Tensor) -> tuple[Tensor, Tensor]:
+    order = knots.argsort()
+    return knots[order], bends[order]

@@ -1,14 +1,21 @@
 """Fits: at least as good as the table of the derivations, deterministic, in place."""
 
+import math
+from collections.abc import Callable
+
+import numpy
 import pytest
+import scipy.optimize
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import activations
+from activations import solve
 from activations.activation import Learnable
 from activations.fit import report
-from activations.target import Weight, gelu
+from activations.moments import differentiate
+from activations.target import Target, Weight, gelu, silu
 
 # Maximal and RMS error on |x| <= 3 for GELU, with a unit of the last digit that the derivations print.
 TABLE = [
@@ -24,7 +31,7 @@ TABLE = [
     ("tropical:degree=6", None, 0.0845, 0.0415),
     ("tropical:degree=12", None, 0.0845, 0.0415),
     ("tropical_rational:degree=6", None, 8.45e-3, 2.45e-3),
-    ("tropical_rational:degree=12", None, 2.05e-3, 5.85e-4),
+    ("tropical_rational:degree=12", None, 2.3e-3, 5.85e-4),  # its knots serve the RMS on |x| <= 6, not the maximum on 3
     ("rational", None, 7e-3, 3e-3),
 ]
 
@@ -119,3 +126,96 @@ def _coefficients(module: torch.nn.Module) -> Tensor:
     coefficients = module.coefficients
     assert isinstance(coefficients, Tensor)
     return coefficients.detach()
+
+
+TARGETS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": gelu,
+    "silu": silu,
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "softplus": F.softplus,
+    "steep": lambda x: torch.sigmoid(8 * x),
+}
+# Weighted RMS under the default weight, the square root of what a fit minimises (tropical ones by value alone): some 5 to 15 %
+# above what is reached. The comments say how many times as much commit 1fee517 reached.
+REACHED = {
+    "fourier:degree=6": (8e-4, 3e-4, 9e-2, 1.1e-3, 3e-5, 1.6e-1),  # 13, 7, 1.2, 33, 13, 1.5
+    "rational:p=5,q=4,groups=1": (6.6e-3, 2.2e-4, 7.7e-2, 2.8e-4, 3.3e-4, 1.01e-2),  # 1.4, 13, 1, 1, 2.3, 1.1
+    "rational:p=8,q=8,groups=1": (2.4e-4, 6e-5, 2.3e-2, 1e-6, 1e-6, 1.4e-4),  # 25, 65, 1, 1, 590, 85
+    "tropical_rational:degree=6": (1.6e-3, 3.1e-3, 1e-9, 2.2e-3, 7e-3, 4.5e-4),  # 1.2, 1.1, 1, 1.2, 1.3, 1.4
+    "tropical_rational:degree=3": (5.8e-3, 1.1e-2, 1e-9, 6.9e-3, 3.4e-2, 2.4e-3),  # 2, 1.5, 1, 1.5, 1, 1.2
+    "tropical:degree=6": (4.2e-2, 2.7e-2, 1e-9, 1.9e-1, 6.5e-3, 1.95e-1),  # 1, 1, 1, 1, 1.4, 1
+}
+
+
+def weighted_rms(spec: str, function: Callable[[Tensor], Tensor]) -> float:
+    module = activations.build(spec, 1)
+    assert isinstance(module, Learnable)
+    target = Target.sample(function, module.default_weight)
+    values = module.fitted(target)
+    found, slope = differentiate(lambda z: module.evaluate(values, z), target.z[:, None])
+    square = (found[:, 0] - target.value).square()
+    if "tropical" not in spec:
+        square = square + target.slope_scale**2 * (slope[:, 0] - target.slope).square()
+    return float((target.weight * square).sum().sqrt())
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "largest"),
+    [(spec, name, bound) for spec, bounds in REACHED.items() for name, bound in zip(TARGETS, bounds, strict=True)],
+)
+def test_refined_fits_reach_what_was_measured(spec: str, name: str, largest: float) -> None:
+    assert weighted_rms(spec, TARGETS[name]) <= largest
+
+
+@pytest.mark.parametrize("name", ["gelu", "tanh", "steep"])
+def test_an_independent_solver_finds_no_better_fourier_series(name: str) -> None:
+    """scipy over amplitudes and frequencies together, from three other starts: at most 2 % below ours.
+
+    For softplus it finds 0.4 of our error with amplitudes of 1e5, which float32 could not add up.
+    """
+    degree, target = 3, Target.sample(TARGETS[name], Weight("uniform", 6.0))
+    w = target.weight.sqrt()
+
+    def residuals(theta: numpy.ndarray) -> numpy.ndarray:
+        a_0, c, s, frequencies = torch.from_numpy(theta).split([1, degree, degree, degree])
+        angle = target.z[:, None] * frequencies
+        value = a_0 + angle.cos() @ c + angle.sin() @ s
+        slope = -angle.sin() @ (c * frequencies) + angle.cos() @ (s * frequencies)
+        return torch.cat([w * (value - target.value), w * target.slope_scale * (slope - target.slope)]).numpy()
+
+    best = math.inf
+    for low, high in ((0.2, 0.9), (0.4, 1.5), (0.3, 3.0)):
+        start = numpy.r_[numpy.zeros(1 + 2 * degree), numpy.linspace(low, high, degree)]
+        best = min(best, float(scipy.optimize.least_squares(residuals, start, method="lm", max_nfev=150).cost))
+    assert weighted_rms(f"fourier:degree={degree}", TARGETS[name]) <= 1.02 * math.sqrt(2 * best)
+
+
+@pytest.mark.parametrize("name", ["gelu", "tanh", "steep"])
+@pytest.mark.parametrize("n", [3, 6])
+def test_tropical_rationals_come_near_the_best_number_of_pieces(name: str, n: int) -> None:
+    """The best continuous broken line of N pieces errs by J^(5/2) / (sqrt(720) N^2) in RMS for large N (de Boor 1973).
+
+    J is the integral of density^(1/5) |f''|^(2/5).
+    """
+    x = torch.linspace(-6, 6, 20001, dtype=torch.float64)
+    _, slope = differentiate(TARGETS[name], x)
+    bend = slope.diff().abs() / x.diff()
+    J = float(((1 / 12) ** 0.2 * bend**0.4 * x.diff()).sum())
+    bound = J**2.5 / (720**0.5 * (2 * n + 1) ** 2)
+    assert weighted_rms(f"tropical_rational:degree={n}", TARGETS[name]) <= 2.0 * bound
+
+
+@pytest.mark.parametrize("degree", [1, 3, 6, 12])
+def test_freeing_the_frequencies_is_never_worse(degree: int) -> None:
+    """Than least squares at w_k = k pi / 12, half of whose period is twice the range."""
+    for function in TARGETS.values():
+        target = Target.sample(function, Weight("uniform", 6.0))
+        angle = target.z[:, None] * torch.arange(1, degree + 1) * math.pi / 12
+        w = torch.arange(1, degree + 1) * math.pi / 12
+        one = torch.ones_like(angle[:, :1])
+        basis = torch.cat([one, angle.cos(), angle.sin()], dim=1)
+        slopes = torch.cat([0 * one, -w * angle.sin(), w * angle.cos()], dim=1)
+        matrix, right = solve.stack(target, basis, slopes)
+        harmonic = float((matrix @ solve.linear(target, basis, slopes) - right).norm())
+        assert weighted_rms(f"fourier:degree={degree}", function) <= harmonic * (1 + 1e-9)

@@ -28,13 +28,28 @@ def test_signed_least_squares_agrees_with_scipy() -> None:
         assert (c * signs >= 0).all()
 
 
-def test_levenberg_marquardt_finds_an_exponential() -> None:
+def test_variable_projection_finds_an_exponential() -> None:
     t = torch.linspace(0, 2, 50, dtype=torch.float64)
     data = 1.5 * torch.exp(-0.8 * t) + 0.2
-    theta = solve.levenberg_marquardt(
-        lambda p: p[0] * torch.exp(-p[1] * t) + p[2] - data, torch.tensor([1.0, 0.1, 0.0], dtype=torch.float64)
+    found = solve.variable_projection(
+        lambda theta: torch.stack([torch.exp(-theta[0] * t), torch.ones_like(t)], dim=1), data, torch.tensor([0.1]).double()
     )
-    assert theta.tolist() == pytest.approx([1.5, 0.8, 0.2], rel=1e-5)
+    assert [*found.theta.tolist(), *found.c.tolist()] == pytest.approx([0.8, 1.5, 0.2], rel=1e-5)
+
+
+def test_the_best_of_several_starts_is_never_worse_than_plain_least_squares_at_the_first() -> None:
+    generator = torch.Generator().manual_seed(0)
+    t = torch.linspace(-1, 1, 60, dtype=torch.float64)
+    for _ in range(5):
+        data = torch.randn(60, generator=generator).double()
+        starts = [torch.rand(3, generator=generator).double() * 9 for _ in range(3)]
+
+        def design(w: torch.Tensor) -> torch.Tensor:
+            return torch.cat([torch.cos(t[:, None] * w), torch.sin(t[:, None] * w)], dim=1)
+
+        found = solve.best_projection(design, data, starts)
+        c = solve.scaled_lstsq(design(starts[0]), data)
+        assert found.misfit <= float((design(starts[0]) @ c - data).square().sum())
 
 
 def test_golden_section_finds_the_lowest_valley() -> None:
