@@ -104,9 +104,9 @@ def _damage(folder: Path, names: Sequence[str]) -> str:
         return ""
     if path.stat().st_size > _SUMS_BYTES:
         return f"{path} is damaged"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    *lines, rest = path.read_bytes().decode("utf-8", "replace").split("\n")
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    if sums.keys() != set(FILES):
+    if rest or sums.keys() != set(FILES):
         return f"{path} is damaged"
     wrong = [name for name in names if file_sha256(folder / name) != sums[name]]
     return f"{folder / wrong[0]} is damaged: its SHA-256 is not the one in {SUMS}" if wrong else ""

@@ -205,6 +205,15 @@ def test_one_flipped_bit_anywhere_is_named(gpt: GPT, resolved: Config, name: str
         checkpoint.verify(folder)
 
 
+def test_every_bit_of_the_sums_counts(gpt: GPT, resolved: Config) -> None:
+    path = save(gpt, resolved, 1) / checkpoint.SUMS
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+            assert not checkpoint.is_whole(path.parent), (at, bit)
+
+
 def test_sums_are_those_of_sha256sum(gpt: GPT, resolved: Config) -> None:
     folder = save(gpt, resolved, 1)
     lines = (folder / checkpoint.SUMS).read_text().splitlines()
