@@ -128,8 +128,8 @@ def test_resume_refuses_what_it_cannot_change_and_names_it(small: Config, capsys
     last = capsys.readouterr().err.strip().split("\n")[-1]
     assert "seed was 1337 and is 5" in last
     assert "activation was 'hermite:degree=3" in last
-    assert "type --activation hermite:degree=3" in last
-    assert "--seed 1337 to go on, or start another run from its weights: --init_from" in last
+    assert "to go on type --activation hermite:degree=3" in last
+    assert "--seed 1337, or start another run from its weights: --init_from" in last
     train_here(small, max_steps=4, lr_decay_steps=12, log_interval=2)
 
 
