@@ -1,12 +1,14 @@
 """Prepared data on disk: token shards in the layout of llm.c and modded-nanogpt, and the `meta.json` beside them.
 
 A shard is 256 int32 (magic, version, token count, zeros), then the tokens as uint16, all little-endian. The shards of a
-split, in the order of their names, are one stream. Other people's shards work as they are, without a `meta.json`.
+split, in the order of their names, are one stream. Other people's shards work as they are, without a `meta.json`, and so
+do nanoGPT's train.bin and val.bin, which are tokens without a header.
 """
 
 import hashlib
 import json
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -24,23 +26,26 @@ TOKEN_BYTES = 2
 META = "meta.json"
 META_BYTES = 1 << 28  # a document offset takes about 12 bytes; no honest file comes near, and a hostile one is not read
 SCAN_TOKENS = 1 << 16  # a block that stays in the cache, and as near as a checksum tells where tokens changed
+SPLIT_WORDS = {"train": {"train", "training"}, "val": {"val", "valid", "validation"}}
 AGAIN = "delete the folder and prepare it again"
 
 
 def open_split(data_dir: str | Path, split: str) -> "Tokens":
-    """The tokens of `train` or `val` in a folder: every file that matches `*<split>*.bin`, in name order.
+    """The tokens of `train` or `val` in a folder: every .bin file with that word in its name, in name order.
 
     Reads headers and sizes, not the tokens. ValueError, naming file and position: no shard, wrong magic or version, a size
     that is not the header's, or shards other than those that `meta.json` lists.
     """
     folder = Path(data_dir)
-    paths = sorted(folder.glob(f"*{split}*.bin"))
+    paths = sorted(path for path in folder.glob("*.bin") if split in _splits(path.name))
     if not paths:
         raise ValueError(f"{folder} holds no *{split}*.bin; {prepare_hint(folder)}")
+    if both := next((path for path in paths if len(_splits(path.name)) == 2), None):
+        raise ValueError(f"{both} is named as a shard of both splits; rename it")
     tokens = Tokens(paths)
     meta = read_meta(folder)
     if meta is not None:
-        listed = sorted(name for name in meta.shards if split in name)
+        listed = sorted(name for name in meta.shards if split in _splits(name))
         found = [path.name for path in paths]
         if listed != found:
             raise ValueError(f"{folder / META} lists the {split} shards {listed}, the folder holds {found}; {AGAIN}")
@@ -115,6 +120,12 @@ class Tokens:
         return index, position - int(self._ends[index] - self._shards[index].size)
 
 
+def _splits(name: str) -> set[str]:
+    """The splits that a file name names, in whole words: constraint.bin is no train shard, evaluation.bin no val one."""
+    words = set(re.findall("[a-z]+", name.lower()))
+    return {split for split, spelled in SPLIT_WORDS.items() if words & spelled}
+
+
 def first_change(before: dict[str, list[int]], now: dict[str, list[int]]) -> str:
     """Which file differs, and in which of its tokens, between two `checksums`; "" where none does."""
     if list(before) != list(now):
@@ -143,6 +154,8 @@ class Meta:
     shards: dict[str, str]  # file name -> sha256 of the file
     settings: dict[str, Any] = field(default_factory=dict)  # what it was prepared with; equal settings find it finished
     expected: dict[str, int] = field(default_factory=dict)  # published totals that these differ from
+    skipped: int = field(default_factory=int)  # rows without text, in no split
+    notes: list[str] = field(default_factory=list)  # what was read and left out, for people
     checksums: dict[str, list[int]] = field(default_factory=dict)  # `Tokens.checksums` of both splits: where damage is
 
 
@@ -242,9 +255,10 @@ class _Shard:
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
-        self.size = _read_count(path, self._file)
         size = os.fstat(self._file.fileno()).st_size
-        if size != HEADER_BYTES + TOKEN_BYTES * self.size:
+        self._start = 0 if _is_headerless(path, size) else HEADER_BYTES
+        self.size = _read_count(path, self._file) if self._start else size // TOKEN_BYTES
+        if self._start and size != HEADER_BYTES + TOKEN_BYTES * self.size:
             place = f"its {self.size} tokens end at byte {HEADER_BYTES + TOKEN_BYTES * self.size}, the file at byte {size}"
             raise ValueError(f"{path}: {place}; it was cut or added to: copy it or prepare it again")
         if self.size == 0:
@@ -253,7 +267,7 @@ class _Shard:
     def read(self, first: int, count: int) -> Ids:
         """At most `count` tokens from token `first` on, fewer at the end of the shard."""
         count = min(count, self.size - first)
-        start, wanted = HEADER_BYTES + TOKEN_BYTES * first, TOKEN_BYTES * count
+        start, wanted = self._start + TOKEN_BYTES * first, TOKEN_BYTES * count
         found = os.pread(self._file.fileno(), wanted, start)
         while (
             len(found) < wanted
@@ -266,11 +280,27 @@ class _Shard:
         return np.frombuffer(found, dtype="<u2")
 
 
+def _is_headerless(path: Path, size: int) -> bool:
+    """Whether this is a train.bin or val.bin of nanoGPT: uint16 tokens from the first byte on, in a folder without meta.json.
+
+    A shard whose header is damaged is not taken for one: most of a header is zeros. ValueError for uint32 tokens.
+    """
+    if path.name not in ("train.bin", "val.bin") or (path.parent / META).exists() or size < 12 or size % TOKEN_BYTES:
+        return False
+    with path.open("rb") as file:
+        head = file.read(HEADER_BYTES)
+    if int.from_bytes(head[:4], "little") == MAGIC or not any(head[12:]):
+        return False
+    if len(head) == HEADER_BYTES and not any(np.frombuffer(head, dtype="<u2")[1::2]):
+        raise ValueError(f"{path} holds uint32 tokens; write them as uint16, for which ids must be below 65,536")
+    return True
+
+
 def _read_count(path: Path, file: IO[bytes]) -> int:
-    head = np.frombuffer(file.read(12), dtype="<i4")
-    if head.size < 3:
+    head = file.read(12)
+    if len(head) < 12:
         raise ValueError(f"{path}: no room for the header of {HEADER_BYTES} bytes; copy it or prepare it again")
-    magic, version, count = head.tolist()
+    magic, version, count = np.frombuffer(head, dtype="<i4").tolist()
     if magic != MAGIC:
         raise ValueError(f"{path}: magic at byte 0 is {magic}, a token shard has {MAGIC}; remove the file or prepare again")
     if version != VERSION:
@@ -308,6 +338,11 @@ def _problem(values: Any) -> str | None:
         return "'shards' does not map plain *.bin file names to sha256"
     if not all(isinstance(sums, list) and all(map(_is_count, sums)) for sums in _values(values.get("checksums", {}))):
         return "'checksums' does not map file names to checksums"
+    if not _is_count(values.get("skipped", 0)):
+        return "'skipped' is no count"
+    notes = values.get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        return "'notes' are no texts"
     return next(
         (f"{name!r} is no JSON object" for name in ("settings", "expected") if not isinstance(values.get(name, {}), dict)), None
     )

@@ -12,11 +12,13 @@ from data.corpora import (
     OPENWEBTEXT,
     choose_documents,
     choose_files,
+    plan_hub,
     plan_openwebtext,
     plan_pystdlib,
     plan_text,
 )
-from data.sources import Part, read_documents
+from data.part import Part
+from data.sources import read_documents
 
 
 def nothing(start: int) -> object:
@@ -88,7 +90,7 @@ def test_of_a_single_text_the_end_is_validation(tmp_path: Path) -> None:
     path.write_text("".join(f"line {i}\n" for i in range(1000)))
     corpus = plan_text([str(path)], 0.1).open(tmp_path, "")
     train, held = read_documents(corpus.parts)
-    assert corpus.validation == {1}
+    assert corpus.validation == range(1, 2)
     assert train + held == path.read_text()
     assert train.endswith("\n")
     assert len(held) == pytest.approx(0.1 * path.stat().st_size, abs=10)
@@ -109,3 +111,36 @@ def test_a_plan_is_identified_by_its_inputs(tmp_path: Path) -> None:
     assert plan_text([str(path)], 0.1).identity != first
     hub = plan_openwebtext([], "someone/openwebtext", "main", 0.1)
     assert hub.identity == {"repository": "someone/openwebtext", "revision": "main"}
+    assert plan_hub("a/b", "", None, "config", "train", "body").identity != plan_hub("a/b", "", None).identity
+
+
+def test_validation_files_of_ones_own_are_all_of_validation(tmp_path: Path) -> None:
+    for name, count in (("train.txt", 50), ("valid.txt", 5), ("test.txt", 5)):
+        (tmp_path / name).write_text("".join(f"{name} {i}\n" for i in range(count)))
+    train, valid = str(tmp_path / "train.txt"), str(tmp_path / "valid.txt")
+    for inputs in ([train], [train, valid]):
+        corpus = plan_text(inputs, 0.1, [valid]).open(tmp_path, "")
+        texts = list(read_documents(corpus.parts))
+        assert texts == [Path(train).read_text(), Path(valid).read_text()]
+        assert [number in corpus.validation for number in (0, 1)] == [False, True]
+    with pytest.raises(ValueError, match=r"valid.txt, held out by name, beside train.txt; type: --input"):
+        plan_text([train, valid], 0.1)
+    with pytest.raises(ValueError, match=r"test.txt, held out by name"):
+        plan_text([str(tmp_path)], 0.1, [valid])
+    with pytest.raises(ValueError, match="name the same files"):
+        plan_text([valid], 0.1, [valid])
+
+
+def test_end_of_text_markers_are_cut_at_or_spoken_of(tmp_path: Path) -> None:
+    path = tmp_path / "TinyStories.txt"
+    stories = [f"Once upon a time {i}." for i in range(20)]
+    path.write_text("\n<|endoftext|>\n".join(stories))
+    with pytest.raises(ValueError, match=r"type --separator '<\|endoftext\|>' to end documents there, or --separator ''"):
+        plan_text([str(path)], 0.1)
+    corpus = plan_text([str(path)], 0.1, separator="<|endoftext|>").open(tmp_path, "")
+    assert list(read_documents(corpus.parts)) == stories
+    assert sum(number in corpus.validation for number in range(20)) == 2
+    assert plan_text([str(path)], 0.1, separator="").open(tmp_path, "").count == 2
+    (tmp_path / "rows.jsonl").write_text('{"text": "<|endoftext|>"}\n')
+    with pytest.raises(ValueError, match="--separator cuts texts"):
+        plan_text([str(tmp_path / "rows.jsonl")], 0.1, separator="x")

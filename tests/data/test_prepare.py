@@ -213,13 +213,14 @@ def test_the_second_of_two_at_once_is_refused(documents: Path, tmp_path: Path, c
 def test_openwebtext_from_a_repository_resumes_at_the_commit_that_it_began_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from data.sources import Part
+    from data.hub import Opened
+    from data.part import Part
 
     asked = []
 
-    def open_dataset(repository: str, revision: str, folder: Path) -> tuple[str, list[Part]]:
+    def open_dataset(repository: str, revision: str, *_: object) -> Opened:
         asked.append(revision)
-        return "commit 1", [Part(len(TEXTS), lambda start: iter(TEXTS[start:]))]
+        return Opened("commit 1", [Part(len(TEXTS), lambda start: iter(TEXTS[start:]))], [], 1)
 
     monkeypatch.setattr(corpora, "open_dataset", open_dataset)
     arguments = ["openwebtext", "--repository", "someone/owt", "--revision", "main", "--out", str(tmp_path)]
@@ -241,7 +242,7 @@ def test_expected_totals_are_silent_where_met_or_not_comparable(documents: Path,
     meta = read_meta(tmp_path)
     assert meta is not None
     assert meta.expected == {}
-    settings = {"repository": "someone/owt", "val_fraction": corpora.NANOGPT_FRACTION}
+    settings = {"dataset": "openwebtext", "repository": "someone/owt", "val_fraction": corpora.NANOGPT_FRACTION}
     met = replace(
         meta,
         settings=settings,
@@ -283,8 +284,56 @@ def test_unicode_paths_work(name: str, tmp_path: Path) -> None:
     assert len(open_split(out, "train")) == 456
 
 
+def test_rows_without_text_are_counted_and_cost_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [None if i % 7 == 3 else "" if i % 11 == 5 else text for i, text in enumerate(TEXTS)]
+    (tmp_path / "some.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    arguments = ["text", "--input", str(tmp_path / "some.jsonl"), "--tokenizer", "bytes", "--val_fraction", "0.05", "--out"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "CHECKPOINT_TOKENS", 500)
+        patch.setattr(ShardWriter, "write", failing(ShardWriter.write, 200))
+        assert main([*arguments, str(tmp_path / "out")]) == 2
+    capsys.readouterr()
+    assert main([*arguments, str(tmp_path / "out")]) == 0
+    left = sum(not text for text in texts)
+    assert f"rows or files without text, left out: {left}\n" in capsys.readouterr().out
+    meta = read_meta(tmp_path / "out")
+    assert meta is not None
+    assert (sum(meta.documents.values()), meta.skipped) == (len(texts) - left, left)
+    tokens = open_split(tmp_path / "out", "train")
+    whole = [text for i, text in enumerate(texts) if text and i not in set(VALIDATION)]
+    assert tokens.read(0, len(tokens)).tolist() == [i for text in whole for i in [*text.encode(), 256]]
+
+
+def test_a_repaired_input_begins_an_unfinished_folder_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "some.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    arguments = ["text", "--input", str(path), "--tokenizer", "bytes", "--out", str(tmp_path / "out")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "CHECKPOINT_TOKENS", 500)
+        patch.setattr(ShardWriter, "write", failing(ShardWriter.write, 200))
+        assert main(arguments) == 2
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS[:300]))
+    assert main(arguments) == 0
+    assert "the input files have changed since" in caplog.text
+    meta = read_meta(tmp_path / "out")
+    assert meta is not None
+    assert sum(meta.documents.values()) == 300
+    assert main(["verify", str(tmp_path / "out")]) == 0
+    path.write_text("other")
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert "other settings: the input files have changed; choose another --out" in one_line(capsys)
+
+
 BAD = {
-    "": "are required: {openwebtext,pystdlib,text,verify}; type: python -m data.prepare --help",
+    "text --input {file} --val_input {file} --val_fraction 0.1": "--val_input and --val_fraction both say what is validation",
+    "text --input {file} --val_input {out}/missing": "--val_input {out}/missing does not exist",
+    "hub": "required: --repo",
+    "pystdlib --tokenizer {file}.json": "does not exist; name it: --tokenizer PATH/tokenizer.json",
+    "pystdlib --tokenizer none --out {out}": "tokenizer 'none' has no text",
+    "": "are required: {openwebtext,pystdlib,text,hub,verify}; type: python -m data.prepare --help",
     "openwebtex": "invalid choice: 'openwebtex'",
     "pystdlib --tokeniser gpt2": "unrecognized arguments: --tokeniser gpt2",
     "pystdlib --token gpt2": "unrecognized arguments: --token",
@@ -315,7 +364,7 @@ def test_bad_input_is_one_line_and_exit_2(line: str, tmp_path: Path, capsys: pyt
     places["empty"].mkdir()
     places["binary"].write_bytes(b"\xff\x00" * 100)
     assert main([word.format(**places) for word in line.split()]) == 2
-    assert BAD[line] in one_line(capsys)
+    assert BAD[line].replace("{out}", str(places["out"])) in one_line(capsys)
     assert not places["out"].exists() or read_meta(places["out"]) is None
 
 
@@ -374,7 +423,11 @@ def test_one_real_process(documents: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert len(ran.stdout.splitlines()) == 4
+    assert ran.stdout.splitlines()[1:3] == [
+        "read documents.jsonl, field 'text'",
+        "validation: 5 % of the documents, drawn by number",
+    ]
+    assert ran.stdout.splitlines()[-1] == f"next: python train.py config/gpt2.py --data_dir {tmp_path}"
     asked = [sys.executable, "-m", "data.prepare", "verify", str(tmp_path / "missing")]
     ran = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (2, "")

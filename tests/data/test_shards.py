@@ -293,3 +293,41 @@ def test_a_shard_cut_while_it_is_read_is_an_error_and_not_the_end_of_the_process
         tokens.read(150_000, 64)
     with pytest.raises(OSError, match="was cut"):
         tokens.read(1000, 5000)
+
+
+def test_shard_names_are_whole_words(tmp_path: Path) -> None:
+    shard = shards.header(5) + b"a\0" * 5
+    names = {
+        "fineweb_train_000001.bin": "train", "training-1.bin": "train", "Train.bin": "train", "x_val_0.bin": "val",
+        "validation0001.bin": "val", "constraint.bin": "", "evaluation.bin": "", "trainer.bin": "", "interval.bin": "",
+    }  # fmt: skip
+    for name in names:
+        (tmp_path / name).write_bytes(shard)
+    for split in ("train", "val"):
+        found = [path.name for path in shards.open_split(tmp_path, split).paths]
+        assert found == sorted(name for name, expected in names.items() if expected == split)
+    (tmp_path / "train_val.bin").write_bytes(shard)
+    with pytest.raises(ValueError, match=r"train_val.bin is named as a shard of both splits"):
+        shards.open_split(tmp_path, "val")
+
+
+def test_nanogpt_s_files_without_a_header_are_read(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).integers(0, 50257, 3001).astype("<u2")
+    for split in ("train", "val"):
+        ids.tofile(tmp_path / f"{split}.bin")
+        tokens = shards.open_split(tmp_path, split)
+        assert len(tokens) == 3001
+        assert np.array_equal(tokens.read(0, 3001), ids)
+        assert np.array_equal(tokens.read(1500, 20), ids[1500:1520])
+    assert shards.verify(tmp_path)
+    ids.astype("<u4").tofile(tmp_path / "train.bin")
+    with pytest.raises(ValueError, match=r"train.bin holds uint32 tokens"):
+        shards.open_split(tmp_path, "train")
+    for damaged in (bytes(4) + shards.header(500)[4:] + b"a\0" * 500, b"", b"abc"):
+        (tmp_path / "train.bin").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"train.bin: (magic|no room)"):
+            shards.open_split(tmp_path, "train")
+    ids.tofile(tmp_path / "train_000000.bin")
+    (tmp_path / "train.bin").unlink()
+    with pytest.raises(ValueError, match=r"train_000000.bin: magic at byte 0"):
+        shards.open_split(tmp_path, "train")

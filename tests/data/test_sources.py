@@ -1,5 +1,10 @@
+import bz2
+import csv
 import gzip
+import io
 import json
+import lzma
+import random
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +16,22 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data import sources
-from data.sources import drop_binaries, find_files, fingerprint, line_end, open_file, open_text, read_documents
+from data import part as bounds
+from data.inputs import fingerprint, refuse_held_out, select
+from data.sources import cut_text, line_end, open_file, open_text, read_documents
 
 TEXTS = [f"document {i} é 你好\n\n" * (i % 5) for i in range(1000)]
 
 
 def as_jsonl(texts: list[str]) -> bytes:
     return "\n\n".join(json.dumps({"id": 1, "text": text}) for text in texts).encode()
+
+
+def as_csv(texts: list[str], delimiter: str) -> str:
+    sink = io.StringIO()
+    writer = csv.writer(sink, delimiter=delimiter)
+    writer.writerows([("id", "text"), *enumerate(texts)])
+    return sink.getvalue()
 
 
 def compress(content: bytes, codec: str) -> bytes:
@@ -38,6 +51,18 @@ WRITERS: dict[str, Callable[[Path, list[str]], object]] = {
     "a.jsonl": lambda path, texts: path.write_bytes(as_jsonl(texts)),
     "a.jsonl.gz": lambda path, texts: path.write_bytes(gzip.compress(as_jsonl(texts))),
     "a.jsonl.zst": lambda path, texts: path.write_bytes(compress(as_jsonl(texts), "zstd")),
+    "a.ndjson.xz": lambda path, texts: path.write_bytes(lzma.compress(as_jsonl(texts))),
+    "two.jsonl.xz": lambda path, texts: path.write_bytes(
+        lzma.compress(as_jsonl(texts[:400]) + b"\n") + lzma.compress(as_jsonl(texts[400:]))
+    ),
+    "a.json.bz2": lambda path, texts: path.write_bytes(bz2.compress(as_jsonl(texts))),
+    "lines.json": lambda path, texts: path.write_bytes(b"\xef\xbb\xbf" + as_jsonl(texts)),
+    "array.json": lambda path, texts: path.write_text(json.dumps([{"text": text, "tags": [{}]} for text in texts], indent=2)),
+    "array.json.gz": lambda path, texts: path.write_bytes(gzip.compress(json.dumps([{"body": t} for t in texts]).encode())),
+    "a.csv": lambda path, texts: path.write_text(as_csv(texts, ",")),
+    "a.tsv.zst": lambda path, texts: path.write_bytes(compress(as_csv(texts, "\t").encode(), "zstd")),
+    "binary.parquet": lambda path, texts: pq.write_table(pa.table({"text": [text.encode() for text in texts]}), path),
+    "kinds.parquet": lambda path, texts: pq.write_table(pa.table({"text": pa.array(texts).dictionary_encode()}), path),
     "a.parquet": lambda path, texts: pq.write_table(pa.table({"url": texts, "text": texts}), path, row_group_size=170),
     "b.parquet": lambda path, texts: pq.write_table(pa.table({"content": texts, "id": range(len(texts))}), path),
     "stream.arrow": lambda path, texts: write_arrow(path, texts, pa.ipc.new_stream),
@@ -85,7 +110,7 @@ def test_a_large_text_is_cut_into_parts_that_add_up(text: str, limit: int, tmp_p
     path = tmp_path / "a.txt"
     path.write_text(text, "utf-8", newline="")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "DOCUMENT_BYTES", limit)
+        patch.setattr(bounds, "DOCUMENT_BYTES", limit)
         part = open_text(path)
         documents = list(part.read(0))
         assert "".join(documents) == text
@@ -113,15 +138,88 @@ def test_files_are_found_in_order_without_hidden_ones_and_links(tmp_path: Path) 
         (tmp_path / name).write_text(name)
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
     (tmp_path / "link.txt").symlink_to("/etc/passwd")
-    found = find_files([tmp_path / "b" / "2.txt", tmp_path])
+    found = select([tmp_path / "b" / "2.txt", tmp_path]).files
     assert [str(path.relative_to(tmp_path)) for path in found] == ["b/2.txt", "a.txt", "b/10.txt", "b/2.txt"]
 
 
 def test_missing_and_empty_inputs_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"--input .*nothing.txt does not exist"):
-        find_files([tmp_path / "nothing.txt"])
+        select([tmp_path / "nothing.txt"])
     with pytest.raises(ValueError, match="holds no file"):
-        find_files([tmp_path])
+        select([tmp_path])
+
+
+def fill(folder: Path, names: str) -> Path:
+    for name in names.split():
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        packed = {".gz": gzip.compress, ".xz": lzma.compress}.get(Path(name).suffix, bytes)
+        (folder / name).write_bytes(packed(b"\x89PNG\xff" if ".png" in name else b'{"text": "a"}\n'))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "kept", "left"),
+    [
+        ("c4.00.json.gz c4.01.json.gz README.md LICENSE c4.py", "c4.00.json.gz c4.01.json.gz", "LICENSE, README.md, c4.py"),
+        ("data/a.parquet dataset_info.json state.json data/README.txt", "data/a.parquet", "README.txt, dataset_info.json"),
+        ("a.txt b.txt README.md LICENSE.txt notes.md", "a.txt b.txt notes.md", "LICENSE.txt, README.md"),
+        ("a.py README.md logo.png", "README.md a.py", "logo.png"),
+        ("a.txt.xz COPYING", "a.txt.xz", "COPYING"),
+    ],
+)
+def test_what_lies_beside_data_is_left_out_and_said(names: str, kept: str, left: str, tmp_path: Path) -> None:
+    chosen = select([fill(tmp_path, names)])
+    assert [path.relative_to(tmp_path).as_posix() for path in chosen.files] == kept.split()
+    assert len(chosen.notes) == 1
+    assert left in chosen.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ("a.zip README.md", "a.zip, which would be passed over; unpack or convert them"),
+        ("a.jsonl b.tar.gz", "b.tar.gz, which would be passed over"),
+        ("a.txt x.bin", "x.bin, which would be passed over"),
+        ("a.jsonl b.txt", "holds rows (a.jsonl) and texts (b.txt); name the files to read"),
+    ],
+)
+def test_data_that_would_be_passed_over_are_refused(names: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"would be passed over|name the files") as raised:
+        select([fill(tmp_path, names)])
+    assert told in str(raised.value)
+
+
+def test_a_text_that_is_no_utf8_is_refused_in_a_folder_too(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("caf\xe9".encode("latin-1"))
+    (tmp_path / "b.txt").write_bytes("line".encode("utf-16"))
+    files = select([tmp_path]).files
+    with pytest.raises(ValueError, match=r"a.txt: byte 3 is not UTF-8 text; convert the file \(iconv -t utf-8\)"):
+        open_file(files[0])
+    with pytest.raises(ValueError, match="iconv -f utf-16 -t utf-8"):
+        open_file(files[1])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "train.txt valid.txt", "wiki.train.tokens wiki.test.tokens", "c4-train.0.json.gz c4-validation.0.json.gz",
+        "train/0.parquet test/0.parquet", "a.jsonl dev.jsonl", "X-train.txt X-Valid.txt",
+    ],
+)  # fmt: skip
+def test_a_set_held_out_by_name_is_not_trained_on(names: str, tmp_path: Path) -> None:
+    chosen = select([fill(tmp_path, names)])
+    train, held = sorted(str(tmp_path / name) for name in names.split())
+    if "dev" not in names and "/" not in names and "a.jsonl" not in names:
+        assert [str(path) for path in chosen.held_out] != [str(path) for path in chosen.files]
+    with pytest.raises(ValueError, match="held out by name") as raised:
+        refuse_held_out(chosen)
+    assert f"type: --input {tmp_path / names.split()[0]} --val_input {tmp_path / names.split()[1]}" in str(raised.value)
+    assert {train, held} == {str(path) for path in chosen.files}
+
+
+@pytest.mark.parametrize("names", ["test_a.py train.py b.py", "val.txt", "contest.txt trainer.txt", "train_test.jsonl a.jsonl"])
+def test_other_names_are_nothing_special(names: str, tmp_path: Path) -> None:
+    refuse_held_out(select([fill(tmp_path, names)]))
 
 
 def test_the_fingerprint_follows_name_size_and_time(tmp_path: Path) -> None:
@@ -131,15 +229,6 @@ def test_the_fingerprint_follows_name_size_and_time(tmp_path: Path) -> None:
     assert fingerprint([path]) == before
     path.write_text("three")
     assert fingerprint([path]) != before
-
-
-def test_binaries_in_a_folder_are_skipped_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for name, content in (("a.txt", b"text"), ("b.png", b"\x89PNG\xff"), ("c.txt", "é".encode("latin-1"))):
-        (tmp_path / name).write_bytes(content)
-    found = find_files([tmp_path])
-    assert [path.name for path in drop_binaries(found)] == ["a.txt"]
-    assert "skipped 2 files that are not UTF-8" in caplog.text
-    assert drop_binaries(found, [tmp_path / "b.png"])[1].name == "b.png"  # named: to be refused, not skipped
 
 
 @given(head=st.text(max_size=30), tail=st.binary(max_size=3))
@@ -162,54 +251,154 @@ def test_a_character_cut_by_a_block_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "document 1 is not JSON"),
-        ("[" * 100_000, "document 1 is not JSON"),
-        ("[]", 'document 1 has no "text"'),
-        ('{"text": 3}', 'document 1 has no "text"'),
-        ("\xff", "document 1 is not JSON"),
+        ("{", "line 3 is not JSON"),
+        ("[" * 100_000, "line 3 is not JSON"),
+        ("[]", "line 3 is no object"),
+        ('{"text": 3}', "line 3 has no text in 'text' but '3'"),
+        ("\xff", "line 3 is not JSON"),
     ],
 )
 def test_a_bad_line_is_named(line: str, message: str, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b'{"text": "good"}\n' + line.encode("latin-1"))
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "good"}\n\n' + line.encode("latin-1"))
     with pytest.raises(ValueError, match=f"a.jsonl: {message}"):
-        list(open_file(tmp_path / "a.jsonl").read(0))
+        open_file(tmp_path / "a.jsonl")  # before anything is written
 
 
-@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.parquet", "file.arrow", "stream.arrow"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl.gz", "a.jsonl.zst", "a.ndjson.xz", "a.json.bz2", "a.parquet", "file.arrow", "stream.arrow"]
+)
 @pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
 def test_a_damaged_file_is_named(name: str, damage: str, files: Path, tmp_path: Path) -> None:
     content = (files / name).read_bytes()
     path = tmp_path / name
     path.write_bytes({"cut": content[: len(content) * 2 // 3], "noise": b"\x00\x01" * 500, "empty": b""}[damage])
-    if damage == "empty" and ".jsonl." in name:
+    if damage == "empty" and name.endswith((".gz", ".zst", ".xz")):
         assert open_file(path).count == 0
     else:
         with pytest.raises(ValueError, match=f"{name} is damaged"):
             list(open_file(path).read(0))
 
 
-def test_a_row_without_text_and_a_table_without_a_text_column_are_named(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "null.parquet")
-    with pytest.raises(ValueError, match=r"null.parquet has a row with no text"):
-        list(open_file(tmp_path / "null.parquet").read(0))
-    pq.write_table(pa.table({"one": ["a"], "two": ["b"]}), tmp_path / "two.parquet")
-    with pytest.raises(ValueError, match=r"two.parquet has no column 'text' and 2 columns of strings"):
-        open_file(tmp_path / "two.parquet")
+@pytest.mark.parametrize("name", ["n.parquet", "n.arrow", "n.jsonl", "n.json", "n.csv"])
+def test_a_row_without_text_is_none_and_counts(name: str, tmp_path: Path) -> None:
+    texts, path = ["a", None, "b"], tmp_path / name
+    if name == "n.parquet":
+        pq.write_table(pa.table({"text": texts}), path)
+    elif name == "n.arrow":
+        write_arrow(path, texts, pa.ipc.new_stream)  # type: ignore[arg-type]
+    elif name == "n.csv":
+        path.write_text("id,text\n1,a\n2,\n3,b\n")
+        texts = ["a", "", "b"]
+    else:
+        rows = [{"text": "a", "x": 1}, {"x": 1}, {"text": "b"}]
+        path.write_text(json.dumps(rows) if name == "n.json" else "\n".join(map(json.dumps, rows)))
+    part = open_file(path)
+    assert part.count == 3
+    assert list(read_documents([part])) == texts
+    assert list(read_documents([part], 1)) == texts[1:]
+
+
+@pytest.mark.parametrize("name", ["two.parquet", "two.jsonl", "two.csv"])
+def test_the_field_can_be_named_and_must_be_where_none_is_meant(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name == "two.parquet":
+        pq.write_table(pa.table({"one": ["a"], "two": ["b"]}), path)
+    else:
+        path.write_text('{"one": "a", "two": "b"}' if name == "two.jsonl" else "one,two\na,b\n")
+    assert (list(open_file(path, "two").read(0)), open_file(path, "two").field) == (["b"], "two")
+    with pytest.raises(ValueError, match=rf"{name} has no field 'text' and 2 fields of text; name one: --text_field one, two"):
+        open_file(path)
+    with pytest.raises(ValueError, match=rf"{name} has no field 'three'; it has one, two"):
+        open_file(path, "three")
+
+
+def test_columns_that_hold_no_text_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [1, 2], "other": ["a", "b"]}), tmp_path / "numbers.parquet")
+    with pytest.raises(ValueError, match="field 'text' is int64, no text; name another one: --text_field other"):
+        open_file(tmp_path / "numbers.parquet")
+    pq.write_table(pa.table({"text": [b"ok", b"\xff"]}), tmp_path / "bytes.parquet")
+    with pytest.raises(ValueError, match=r"bytes.parquet: row 1 is not UTF-8"):
+        list(open_file(tmp_path / "bytes.parquet").read(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.json", '[{"text": "a"}, {"text": ', "item 1 is not JSON, is too long, or the array has no end"),
+        ("a.json", '[{"text": "a"}, 3]', "item 1 is no object"),
+        ("a.json", '{\n"data": []}', "line 1 is not JSON"),
+        ("a.csv", "id,text\n1,a,b\n", "line 2 has 3 fields, the first 2"),
+        ("a.csv", 'id,text\n1,"a', "line 2 is not CSV"),
+    ],
+)
+def test_broken_rows_are_named(name: str, content: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=told):
+        open_file(tmp_path / name)
+
+
+def test_an_array_larger_than_a_block_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.rows.BLOCK", 7)
+    rows = [{"n": number, "text": "x" * random.Random(number).randrange(40)} for number in range(200)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert list(open_file(tmp_path / "a.json").read(0)) == [row["text"] for row in rows]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@given(texts=st.lists(st.text(alphabet="ab\n<|é", max_size=20), max_size=8))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_separator_ends_documents(packed: bool, texts: list[str], tmp_path: Path) -> None:
+    content = "\n<|endoftext|>\n".join(texts).encode()
+    path = tmp_path / ("a.txt.gz" if packed else "a.txt")
+    path.write_bytes(gzip.compress(content) if packed else content)
+    whole = [text.strip() for text in content.decode().split("<|endoftext|>") if text.strip()]
+    part = open_file(path, "", "<|endoftext|>")
+    assert part.count == len(whole)
+    for start in range(len(whole) + 1):
+        assert list(part.read(start)) == whole[start:]
+
+
+@given(text=st.text(alphabet="ab\né你", max_size=300), limit=st.integers(8, 50))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_packed_text_is_cut_as_a_plain_one_is(text: str, limit: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt.gz"
+    path.write_bytes(gzip.compress(text.encode()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "DOCUMENT_BYTES", limit)
+        patch.setattr(bounds, "EXPANSION", 10_000)
+        documents = list(open_file(path).read(0))
+        assert "".join(documents) == text  # type: ignore[arg-type]
+        try:
+            halves = cut_text(path, 0.3)
+        except ValueError:
+            return
+        assert "".join(document or "" for half in halves for document in half.read(0)) == text
+        assert all(half.count == len(list(half.read(0))) for half in halves)
+
+
+def test_a_header_of_xz_cannot_choose_the_memory(tmp_path: Path) -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 29}]
+    (tmp_path / "a.txt.xz").write_bytes(lzma.compress(b"text", filters=filters))
+    with pytest.raises(ValueError, match=r"a.txt.xz is damaged"):
+        open_file(tmp_path / "a.txt.xz")
 
 
 @pytest.mark.parametrize("line", [b'{"text": "' + b"a" * (1 << 25) + b'"}', b'{"text": ""}\n' * (1 << 20)])
-@pytest.mark.parametrize("suffix", ["gz", "zst"])
+@pytest.mark.parametrize("suffix", ["gz", "zst", "bz2", "xz"])
 def test_a_zip_bomb_is_refused_in_bounded_memory(
     line: bytes, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "DOCUMENT_BYTES", 1 << 18)
+    monkeypatch.setattr(bounds, "DOCUMENT_BYTES", 1 << 18)
     path = tmp_path / f"bomb.jsonl.{suffix}"
-    path.write_bytes(compress(line, "gzip" if suffix == "gz" else "zstd"))
+    pack = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}.get(
+        suffix, lambda content: compress(content, "zstd")
+    )
+    path.write_bytes(pack(line))
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"bomb.jsonl.\w+(: a line is longer| unpacks to over)"):
             open_file(path)
-        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20  # xz's own dictionary is 8 MB
     finally:
         tracemalloc.stop()
 

@@ -1,0 +1,143 @@
+"""Rows of parquet and Arrow files: one column of text, a batch at a time."""
+
+import io
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from data import part
+from data.part import BATCH_ROWS, Part, choose_field, readable, refuse_bomb
+
+
+def open_parquet(name: str, opener: Callable[[], IO[bytes]], asked: str = "") -> Part:
+    """The rows of a parquet file's text column."""
+    from pyarrow.parquet import ParquetFile
+
+    def read(start: int) -> Iterator[str | None]:
+        # As a dictionary, or one long string that stands for every row would be copied for each row of a batch.
+        with readable(name), opener() as file, ParquetFile(file, read_dictionary=[column]) as table:
+            groups: list[int] = []
+            row = start
+            for group in range(table.num_row_groups):
+                rows = table.metadata.row_group(group).num_rows
+                if start >= rows and not groups:
+                    start -= rows
+                else:
+                    groups.append(group)
+            taken = 0
+            for batch in table.iter_batches(BATCH_ROWS, row_groups=groups, columns=[column]):
+                for text in _strings(batch.column(0)[start:], name, row):
+                    row += 1
+                    taken += len(text or "")
+                    refuse_bomb(name, taken, size)
+                    yield text
+                start = max(0, start - batch.num_rows)
+
+    with readable(name), opener() as file, ParquetFile(file) as table:
+        size = file.seek(0, io.SEEK_END)
+        column = _text_column(name, table.schema_arrow, asked)
+        groups = [table.metadata.row_group(index) for index in range(table.num_row_groups)]
+        chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
+        refuse_bomb(name, sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column), size)
+        return Part(table.metadata.num_rows, read, column)
+
+
+def open_arrow(path: Path, asked: str = "") -> Part:
+    """The rows of an Arrow file, in the streaming form that `datasets` caches or the random-access form around it."""
+    from pyarrow import OSFile, ipc
+
+    def batches() -> Iterator[Any]:
+        with readable(str(path)), OSFile(str(path)) as file:  # not mapped: a file that is cut meanwhile would end the process
+            begin = 8 if file.read(6) == b"ARROW1" else 0
+            file.seek(begin)
+            unpacked = 0
+            for message in ipc.MessageReader.open_stream(file):
+                unpacked += _unpacked_bytes(message)
+                refuse_bomb(str(path), unpacked, path.stat().st_size)
+            file.seek(begin)
+            yield from ipc.open_stream(file)
+
+    def read(start: int) -> Iterator[str | None]:
+        taken, row = 0, start
+        for batch in batches():
+            for first in range(start, batch.num_rows, BATCH_ROWS):
+                for text in _strings(batch.column(column)[first : first + BATCH_ROWS], path.name, row):
+                    row += 1
+                    taken += len(text or "")
+                    refuse_bomb(str(path), taken, path.stat().st_size)
+                    yield text
+            start = max(0, start - batch.num_rows)
+
+    column, count = "text", 0
+    for batch in batches():
+        column = _text_column(path.name, batch.schema, asked)
+        with readable(str(path)):
+            batch.column(column).validate(full=True)  # a stranger's offsets may point anywhere
+        count += batch.num_rows
+    return Part(count, read, column)
+
+
+def _unpacked_bytes(message: Any) -> int:
+    """Bytes that the packed buffers of an Arrow message say they unpack to, before any is unpacked; 0 where none is packed.
+
+    Layout: Message.fbs of the Arrow format; each packed buffer begins with its unpacked length as an int64, -1 for as it is.
+    """
+    data = memoryview(message.metadata)
+
+    def number(kind: str, at: int) -> int:
+        return int(struct.unpack_from(f"<{kind}", data, at)[0])
+
+    def field(table: int, slot: int) -> int:
+        """Where a field of a flatbuffers table lies; 0 where it is left out."""
+        vtable = table - number("i", table)
+        offset = number("H", vtable + 4 + 2 * slot) if 4 + 2 * slot < number("H", vtable) else 0
+        return table + offset if offset else 0
+
+    def follow(at: int) -> int:
+        return at + number("I", at)
+
+    root = follow(0)
+    kind, header = field(root, 1), follow(field(root, 2))
+    if data[kind] == 2:  # a dictionary: its second field is a batch
+        header = follow(field(header, 1))
+    elif data[kind] != 3:  # not a batch either
+        return 0
+    if not field(header, 3) or not field(header, 2):
+        return 0
+    buffers = follow(field(header, 2))
+    places = [struct.unpack_from("<qq", data, buffers + 4 + 16 * index) for index in range(number("I", buffers))]
+    lengths = [struct.unpack_from("<q", message.body, offset)[0] for offset, length in places if length >= 8]
+    return sum(max(0, length) for length in lengths)
+
+
+def _text_column(name: str, schema: Any, asked: str) -> str:
+    """The column to read, see `choose_field`; ValueError where it holds no text."""
+    texts = [field.name for field in schema if _holds_text(field.type)]
+    column = choose_field(name, [field.name for field in schema], texts, asked)
+    kind = schema.field(column).type
+    if not _holds_text(kind) and not str(kind).endswith("binary"):
+        raise ValueError(f"{name}: field {column!r} is {kind}, no text; name another one: --text_field {', '.join(texts)}")
+    return column
+
+
+def _holds_text(kind: Any) -> bool:
+    return any(
+        f"{opening}{text}" in (str(kind), str(kind).split(",")[0])
+        for opening in ("", "dictionary<values=")
+        for text in ("string", "large_string", "string_view")
+    )
+
+
+def _strings(column: Any, name: str, row: int) -> Iterator[str | None]:
+    """The texts of an array whose first element is that row of the file."""
+    for number, value in enumerate(column, row):
+        text = value.as_py()
+        if isinstance(text, bytes):
+            try:
+                text = text.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{name}: row {number} is not UTF-8 text ({error}); convert it or leave it out") from None
+        if text is not None and len(text) > part.DOCUMENT_BYTES:
+            raise ValueError(f"{name}: row {number} is longer than {part.DOCUMENT_BYTES} characters; cut it or leave it out")
+        yield text
