@@ -187,7 +187,7 @@ def shapes(argv: list[str]) -> int:
     model, config = checkpoint.load_model(runs[0], options.word("checkpoint") or "best")
     has_data = Path(config.data_dir).is_dir()
     path = Path(runs[0]) / "shapes.png"
-    plot.shapes(model, path, measure.sample_inputs(model, config) if has_data else None)
+    files.write_bytes(path, plot.shapes(model, measure.sample_inputs(model, config) if has_data else None))
     shaded = f"its inputs in {config.data_dir}" if has_data else f"the law its init assumed ({config.data_dir} is not there)"
     print(f"{path}: one panel a layer, shaded by {shaded}")
     return 0
@@ -212,8 +212,7 @@ def travel(argv: list[str]) -> int:
     check_writable(out_dir)
     rows = depth.measure(specs, [int(word) for word in depths], width, seeds)
     files.write_json(out_dir / "depth.json", {"command": shlex.join(["python", "compare.py", *argv]), "rows": rows})
-    picture = plots.depth(rows)
-    files.write_atomically(out_dir / "depth.png", lambda path: path.write_bytes(picture))
+    files.write_bytes(out_dir / "depth.png", plots.depth(rows))
     print(markdown([depth.table(rows)]), end="")
     print(f"The picture lies in {out_dir / 'depth.png'}")
     return 0

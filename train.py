@@ -7,7 +7,9 @@ The run, from the top:
   take_step   micro-batches -> gradients -> clip -> AdamW
 With --eval_only, `evaluate_only` takes the loop's place: one JSON object on stdout, and nothing is written.
 The tokens of a step, its dropout and its learning rate are functions of (seed, step). So a checkpoint needs no state of
-data or generators, and a run that goes on is to the bit the run that never stopped.
+data or generators, and a run that goes on is to the bit the run that never stopped: on a CPU, or with `deterministic` on
+CUDA, with the same device, threads, library versions, compilation, processes and micro-batch. A checkpoint records them
+(`runtime.run.environment`), and a resume warns of each that differs.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Pictures of activations: the shapes that a model learned, layer by layer, against where they started and GELU."""
 
+import io
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +18,8 @@ POINTS = 401
 MAX_CHANNELS = 24  # drawn thinly where each channel has its own shape
 
 
-def shapes(model: nn.Module, path: Path, inputs: Mapping[str, Tensor] | None = None) -> int:
-    """Write a PNG with one panel for each activation of `model`, in its order; returns how many panels.
+def shapes(model: nn.Module, inputs: Mapping[str, Tensor] | None = None) -> bytes:
+    """A PNG with one panel for each activation of `model`, in its order.
 
     A panel shows F as learned (a few channels thinly and their mean where each has its own), F at initialisation, GELU, and, as
     shading, the law of the layer's inputs: of the sample in `inputs` (by module name, any shape) where given, else the
@@ -46,10 +46,9 @@ def shapes(model: nn.Module, path: Path, inputs: Mapping[str, Tensor] | None = N
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=9)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
-    return len(panels)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue()
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ import activations
 from activations import registry
 from bench import harness
 from bench.harness import Row
+from runtime.files import write_atomically
 from runtime.hardware import pick_device, retain_memory, why_not_compile
 
 MORE_SPECS = ["hermite:degree=8", "tropical_rational:degree=6", "rational", "xielu"]
@@ -263,7 +264,7 @@ def draw(rows: list[Row], path: Path) -> None:
     figure.axes[0].invert_yaxis()  # and with it all that share it
     figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=3)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
 
 
 if __name__ == "__main__":

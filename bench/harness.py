@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from runtime.files import write_json
 from runtime.hardware import describe
 
 Row = dict[str, Any]
@@ -64,9 +65,7 @@ def save(path: Path, rows: Sequence[Row], device: torch.device, **facts: object)
     """Write the rows with machine, versions and commit."""
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {"machine": describe(device), "commit": commit(), **facts, "rows": list(rows)}
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(json.dumps(document, indent=1) + "\n")
-    temporary.replace(path)
+    write_json(path, document)
 
 
 def commit() -> str:

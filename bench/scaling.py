@@ -16,6 +16,7 @@ import torch
 from activations import registry
 from bench import activations, harness
 from bench.harness import Row
+from runtime.files import write_atomically
 from runtime.hardware import pick_device, retain_memory
 
 FAMILIES = ("hermite", "fourier", "tropical")
@@ -95,7 +96,7 @@ def draw(rows: list[Row], path: Path) -> None:
     panels[1].set_xticks(DEGREES, map(str, DEGREES))
     panels[0].legend(fontsize=6)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ tokenize: a module of that name beside a script hides the standard library's.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -23,6 +22,7 @@ from data.corpora import Corpus, Plan, plan_pystdlib
 from data.prepare import write_corpus
 from data.sources import Part, read_documents
 from data.tokenizer import gpt2_encoding
+from runtime.files import write_json
 
 DOCUMENT_CHARACTERS = 5000
 SETTINGS = {"tokenizer": "gpt2", "shard_tokens": 100_000_000}
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{row['threads']:7.0f} {row['tiktoken_mb_per_s']:14.1f} {row['prepare_mb_per_s']:13.1f} {row['ratio']:6.2f}")
     if arguments.json:
         machine = {"platform": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
-        arguments.json.write_text(json.dumps({"machine": machine, "documents": len(documents), "rows": rows}, indent=1) + "\n")
+        write_json(arguments.json, {"machine": machine, "documents": len(documents), "rows": rows})
     return 0
 
 
@@ -74,7 +74,7 @@ def prepare(documents: list[str], threads: int) -> None:
     validation = frozenset(range(0, len(documents), 2000))
     corpus = Corpus([Part(len(documents), lambda start: iter(documents[start:]))], validation, "memory", "local")
     with tempfile.TemporaryDirectory() as folder:
-        write_corpus(Plan({}, lambda _, __: corpus), SETTINGS, Path(folder), threads)
+        write_corpus(Plan({}, lambda _, __: corpus), SETTINGS, Path(folder), threads, "gpt2")
 
 
 def seconds(run: Callable[[], None]) -> float:

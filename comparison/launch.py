@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from comparison.job import PARENT
 from comparison.sweep import Job
+from runtime.files import append
 from runtime.signals import StopSignals
 
 _POLL_S = 0.2
@@ -109,9 +110,8 @@ def start(
     job: Job, logs: Path, environment: dict[str, str], removed: Sequence[str] = (), suffix: str = ""
 ) -> subprocess.Popen[bytes]:
     """Start a job; what it says goes to `logs`/<name>.log. It stops, with a checkpoint, when this process ends."""
-    logs.mkdir(parents=True, exist_ok=True)
     inherited = {name: value for name, value in os.environ.items() if name not in removed}
-    with open(logs / f"{job.name}{suffix}.log", "ab") as log:
+    with append(logs / f"{job.name}{suffix}.log") as log:
         return subprocess.Popen(
             command(job.arguments),
             env=inherited | python_path() | {PARENT: str(os.getpid())} | environment,

@@ -12,7 +12,7 @@ from comparison.record import Record, short
 from comparison.results import Failure, Results
 from comparison.statistics import Interval, percent
 from comparison.summary import Contrast, Summary, documents_of, summarise, to_json
-from runtime.files import write_atomically, write_text
+from runtime.files import write_bytes, write_text
 
 _UNKNOWN = "–"
 _PARAGRAPH = 12  # contrasts that are told a sentence each; more of them are told by verdict
@@ -28,8 +28,7 @@ def write(folder: Path, found: Results) -> Summary:
     folder.mkdir(parents=True, exist_ok=True)
     for block in blocks:
         if isinstance(block, Picture):
-            png = block.png
-            write_atomically(folder / f"{block.name}.png", lambda temporary, png=png: temporary.write_bytes(png))  # type: ignore[misc]
+            write_bytes(folder / f"{block.name}.png", block.png)
     write_text(folder / "report.md", markdown(blocks))
     write_text(folder / "report.html", page(blocks))
     results.save(folder / results.FILE, found, to_json(summary))

@@ -11,6 +11,7 @@ from typing import Any
 
 from comparison.launch import Done, Launcher, SweepInterruptedError, Tick, command, last_line, python_path
 from comparison.sweep import Job
+from runtime.files import append
 from runtime.signals import StopSignals
 
 _POLL_S = 1.0
@@ -26,8 +27,7 @@ class Task:
 
     def __call__(self) -> int:
         """The job's exit code."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "ab") as log:
+        with append(self.log) as log:
             self._process = subprocess.Popen(command(self.arguments), env=os.environ | python_path(), stdout=log, stderr=log)
             code: int = self._process.wait()
         return code

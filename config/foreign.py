@@ -11,15 +11,15 @@ from torch import Tensor
 
 from config.schema import GPTConfig
 
-_JSON_BYTES = 1 << 24  # a run's record with hundreds of resumes stays far below
+JSON_BYTES = 1 << 24  # a run's record with hundreds of resumes stays far below
 _EXCESS = 8  # times the weights that are there: a slip of a layer is named tensor by tensor, a bomb is not built
 
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file that may be anybody's. Raises ValueError that names the file."""
     try:
-        if path.stat().st_size > _JSON_BYTES:
-            raise ValueError(f"{path} is {path.stat().st_size:,} bytes, above {_JSON_BYTES:,}; no file of ours is")
+        if path.stat().st_size > JSON_BYTES:
+            raise ValueError(f"{path} is {path.stat().st_size:,} bytes, above {JSON_BYTES:,}; no file of ours is")
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; give the folder of a run or of a checkpoint") from None

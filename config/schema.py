@@ -330,7 +330,8 @@ def _problems(config: Config) -> list[str]:
         problems.append(f"min_lr={config.min_lr} is above learning_rate={config.learning_rate}")
     if config.micro_batch_size > 0 and config.global_batch_size % config.micro_batch_size:
         problems.append(
-            f"global_batch_size={config.global_batch_size} is not a multiple of micro_batch_size={config.micro_batch_size}"
+            f"global_batch_size={config.global_batch_size} is not a multiple of micro_batch_size={config.micro_batch_size}; "
+            f"type --micro_batch_size {math.gcd(config.global_batch_size, config.micro_batch_size)}"
         )
     if config.device not in ("auto", "cpu", "mps", "cuda") and not (
         config.device.startswith("cuda:") and config.device[5:].isdecimal()

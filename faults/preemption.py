@@ -14,7 +14,7 @@ from faults.process import trainer
 from faults.runs import Launched, assert_same, free_port, launch, rows, small_config, write_shards
 from faults.tally import Tally, expect
 
-STOPS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 138}
+STOPS = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 138, signal.SIGHUP: 129}
 SLACK_S = 2.0  # for a checkpoint and the process's own end, beside one step
 
 

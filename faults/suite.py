@@ -18,11 +18,12 @@ from runtime.hardware import describe
 
 PARTS = {
     "kill": "SIGKILL at random moments and inside checkpoint writing, 1 and 2 processes",
-    "preemption": "SIGTERM, SIGINT, SIGUSR1; killed and hanging ranks under torchrun, a lost node",
+    "preemption": "SIGTERM, SIGINT, SIGUSR1, SIGHUP; killed and hanging ranks under torchrun, a lost node",
     "disk": "ENOSPC, EIO and a file-size limit in checkpoints, metrics and shards",
     "data": "damaged, wrong, changed, empty and too small shards and meta.json",
     "numbers": "non-finite weights, losses, gradients; overflow in float16; spikes; runaway coefficients",
     "ranks": "rank 1 with another setting, data, code or checkpoint; failing or lost in set-up; non-finite alone",
+    "damage": "flipped bits, cut and swapped files of checkpoints, hostile optimizer states",
     "strangers": "hostile checkpoints, shards, inputs and links",
     "mutations": "random command lines of train.py, sample.py, compare.py, data.prepare",
     "sweeps": "compare.py killed or out of disk at checkpoints and records, made longer, two in one folder",

@@ -43,6 +43,7 @@ WEIGHT_FILES = (
 )  # fmt: skip
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json")
 
+EXPORTED = "learnable_gpt2"  # the model type of export.py's folders
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _TABLE = "transformer.wte.weight"
 _HEADS = ("lm_head.weight", "transformer.lm_head.weight")
@@ -64,7 +65,7 @@ def _all(names: str, how: Literal["read", "no effect", "ours"], why: str) -> dic
 FIELDS: dict[str, Field] = {
     **_all("n_layer n_head n_embd n_positions vocab_size", "read", "sizes"),
     **_all("n_ctx", "read", "the older name of n_positions, used where that is missing"),
-    "model_type": Field("read", "only gpt2"),
+    "model_type": Field("read", "only gpt2, and that of export.py"),
     "architectures": Field("read", "only GPT2LMHeadModel and GPT2Model: others have another head"),
     "activation_function": Field("read", "names in ACTIVATIONS, and our own specs"),
     "layer_norm_epsilon": Field("read", "the field of the same name"),
@@ -140,8 +141,7 @@ def write(directory: Path, config: GPTConfig, state: dict[str, Tensor]) -> None:
     """Write config.json and model.safetensors; `state` is what `GPT.gpt2_state_dict` gives."""
     directory.mkdir(parents=True, exist_ok=True)
     save_file(with_biases(state, config), directory / "model.safetensors", metadata={"format": "pt"})
-    ours = {"bias", "mlp_init", "preactivation_std", "input_scale"}
-    fields = gpt2_fields(config) | {name: getattr(config, name) for name in sorted(ours)}
+    fields = gpt2_fields(config) | own_fields(config)
     (directory / "config.json").write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
 
 
@@ -157,6 +157,16 @@ def gpt2_fields(config: GPTConfig) -> dict[str, Any]:
         # Both tokenizers of this project have end-of-text as their last id.
         "bos_token_id": config.vocab_size - 1, "eos_token_id": config.vocab_size - 1,
     }  # fmt: skip
+
+
+def own_fields(config: GPTConfig) -> dict[str, Any]:
+    """What a config.json says beside GPT-2's fields, so that `read` gives an equal GPTConfig."""
+    return {name: getattr(config, name) for name, field in FIELDS.items() if field.how == "ours"}
+
+
+def exported_name(name: str) -> str:
+    """What an activation's tensor is called in a folder of export.py; see pretrained/modeling_learnable_gpt2.py."""
+    return name.replace(".mlp.act.", ".mlp.act.bias_like.")
 
 
 def with_biases(state: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
@@ -205,7 +215,9 @@ def load_gpt2(own: dict[str, Tensor], given: dict[str, Tensor], vocab_size: int,
 
 
 def _config(path: Path, fields: dict[str, Any]) -> GPTConfig:
-    if fields.get("model_type") != "gpt2":
+    if fields.get("model_type") == EXPORTED:  # its code is this project's, and here it is not needed
+        fields = {name: value for name, value in fields.items() if name not in ("auto_map", "architectures")}
+    elif fields.get("model_type") != "gpt2":
         raise ValueError(f"{path} says model_type {fields.get('model_type')!r}; only 'gpt2' is supported")
     _refuse(path, fields)
     if unknown := sorted(fields.keys() - FIELDS.keys()):
@@ -280,6 +292,7 @@ def _scaled(state: dict[str, Tensor], fields: dict[str, Any], config: GPTConfig)
 def _one_table(state: dict[str, Tensor], path: Path, tied: bool) -> dict[str, Tensor]:
     """All names with their prefix, without causal masks and without the head, which must be the token table."""
     state = {n if n.startswith("transformer.") or n in _HEADS else f"transformer.{n}": t for n, t in state.items()}
+    state = {n.replace(".mlp.act.bias_like.", ".mlp.act."): t for n, t in state.items()}  # of export.py
     state = {n: t for n, t in state.items() if not n.endswith((".attn.bias", ".attn.masked_bias"))}
     if strange := next((n for n, t in state.items() if t.dtype not in _DTYPES), None):
         raise ValueError(f"{path}: {strange} is {state[strange].dtype}; weights are floating-point numbers of 16 bits or more")

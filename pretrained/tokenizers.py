@@ -6,70 +6,64 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from config.foreign import read_object
-from data.tokenizer import END_OF_TEXT, GPT2_DIGEST, Tokenizer
+from config.foreign import JSON_BYTES, read_object
+from data.tokenizer import END_OF_TEXT, FILE, GPT2_DIGEST, GPT2_IDS, Tokenizer
 
-GPT2_IDS = 50257
 _OTHERS = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "bpe.codes")
 
 
 def recognize(folder: Path, vocab_size: int) -> str:
-    """The tokenizer that a folder's tokenizer files hold: gpt2, bytes, or the path of its tokenizer.json.
+    """What `data.tokenizer.load` is to be given for a folder's tokenizer: gpt2, bytes, or the path of its tokenizer.json.
 
-    A folder without any is taken for GPT-2's where the model has exactly its 50,257 ids. Raises ValueError for all others.
+    A folder without tokenizer files is taken for GPT-2's where the model has exactly its 50,257 ids. Raises ValueError.
     """
-    way_out = "name the one that wrote the model's training data: --tokenizer gpt2, bytes or PATH/tokenizer.json"
-    if (folder / "tokenizer.json").is_file():
-        path = folder / "tokenizer.json"
-        ids = _ids_of_tokenizer_json(read_object(path))
-    elif (folder / "vocab.json").is_file():
-        path = folder / "vocab.json"
+    way_out = f"name the one that wrote the model's training data: --tokenizer gpt2, bytes or PATH/{FILE}"
+    if (folder / FILE).is_file():
+        return _name(_ids_of_tokenizer_json(folder / FILE)) or str(folder / FILE)
+    if (folder / "vocab.json").is_file():
         extra = folder / "added_tokens.json"
-        ids = read_object(path) | (read_object(extra) if extra.is_file() else {})
-    else:
-        if other := next((name for name in _OTHERS if (folder / name).is_file()), None):
-            raise ValueError(f"{folder / other} is a tokenizer that this project does not read; {way_out}")
-        if vocab_size != GPT2_IDS:
-            raise ValueError(f"{folder} has no tokenizer, and {vocab_size} ids are not GPT-2's {GPT2_IDS}; {way_out}")
-        return "gpt2"
-    name = _name(ids)
-    if not name and path.name == "tokenizer.json":
-        return str(path)
-    if not name:
-        raise ValueError(f"{path} holds {len(ids)} ids that are neither GPT-2's nor the plain bytes; {way_out}")
-    return name
+        ids = read_object(folder / "vocab.json") | (read_object(extra) if extra.is_file() else {})
+        if not (name := _name(ids)):
+            raise ValueError(f"{folder / 'vocab.json'} holds {len(ids)} ids that are not GPT-2's, and no {FILE}; {way_out}")
+        return name
+    if other := next((name for name in _OTHERS if (folder / name).is_file()), None):
+        raise ValueError(f"{folder / other} is a tokenizer that this project does not read; {way_out}")
+    if vocab_size != GPT2_IDS:
+        raise ValueError(f"{folder} has no tokenizer, and {vocab_size} ids are not GPT-2's {GPT2_IDS}; {way_out}")
+    return "gpt2"
 
 
 def write(folder: Path, words: Tokenizer, block_size: int) -> None:
-    """Write tokenizer.json and tokenizer_config.json of `words` as byte-level BPE, which AutoTokenizer loads.
+    """Write tokenizer.json and tokenizer_config.json of `words`, which AutoTokenizer loads; gpt2 and bytes as byte-level BPE.
 
     The ids of a text are ours. The text "<|endoftext|>" is ordinary text here, and the end-of-text token for transformers.
     """
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": words.eot_text, "eos_token": words.eot_text,
+        "model_max_length": block_size, "clean_up_tokenization_spaces": False,
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    if words.content:  # it came from such a file
+        (folder / FILE).write_bytes(words.content)
+        return
     letters = byte_letters()
     pieces = [words.decode_bytes([index]) for index in range(words.eot)]
     spelled = ["".join(letters[byte] for byte in piece) for piece in pieces]
     merges = merges_of(pieces)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": bool(merges)}
     end = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    files: dict[str, Any] = {
-        "tokenizer.json": {
-            "version": "1.0", "truncation": None, "padding": None, "normalizer": None,
-            "added_tokens": [{"id": words.eot, "content": END_OF_TEXT} | end],
-            "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
-            "model": {
-                "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": "",
-                "fuse_unk": False, "byte_fallback": False,
-                "vocab": {piece: index for index, piece in enumerate(spelled)} | {END_OF_TEXT: words.eot},
-                "merges": [[spelled[left], spelled[right]] for left, right in merges],
-            },
-        },
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT,
-            "model_max_length": block_size, "clean_up_tokenization_spaces": False,
+    content = {
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": None,
+        "added_tokens": [{"id": words.eot, "content": END_OF_TEXT} | end],
+        "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
+        "model": {
+            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": "",
+            "fuse_unk": False, "byte_fallback": False,
+            "vocab": {piece: index for index, piece in enumerate(spelled)} | {END_OF_TEXT: words.eot},
+            "merges": [[spelled[left], spelled[right]] for left, right in merges],
         },
     }  # fmt: skip
-    for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 def byte_letters() -> list[str]:
@@ -98,7 +92,11 @@ def merges_of(pieces: list[bytes]) -> list[tuple[int, int]]:
     return merges
 
 
-def _ids_of_tokenizer_json(content: dict[str, Any]) -> dict[str, Any]:
+def _ids_of_tokenizer_json(path: Path) -> dict[str, Any]:
+    """The ids by their text; empty where the file is no byte-pair encoding, or too large for one of this project's."""
+    if path.stat().st_size > JSON_BYTES:
+        return {}
+    content = read_object(path)
     model, added = content.get("model"), content.get("added_tokens") or []
     vocab = model.get("vocab") if isinstance(model, dict) and model.get("type") == "BPE" else None
     if not isinstance(vocab, dict) or not isinstance(added, list) or not all(isinstance(token, dict) for token in added):

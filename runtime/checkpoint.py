@@ -7,6 +7,7 @@ Weights are safetensors under GPT-2's names, the rest loads with `weights_only=T
 
 import logging
 import re
+import shlex
 import shutil
 import zipfile
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from config.foreign import read_object, read_tensors
-from config.schema import Config, from_dict
+from config.schema import Config, from_dict, names
 from data.shards import file_sha256
 from model import GPT
 from runtime.files import remove, write_atomically, write_json, write_text
@@ -104,9 +105,9 @@ def _damage(folder: Path, names: Sequence[str]) -> str:
         return ""
     if path.stat().st_size > _SUMS_BYTES:
         return f"{path} is damaged"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    *lines, rest = path.read_bytes().decode("utf-8", "replace").split("\n")
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    if sums.keys() != set(FILES):
+    if rest or sums.keys() != set(FILES):
         return f"{path} is damaged"
     wrong = [name for name in names if file_sha256(folder / name) != sums[name]]
     return f"{folder / wrong[0]} is damaged: its SHA-256 is not the one in {SUMS}" if wrong else ""
@@ -223,16 +224,23 @@ def say_unchecked(folder: Path) -> None:
 def check_resumable(config: Config, earlier: Config, folder: Path) -> dict[str, tuple[Any, Any]]:
     """Fields that changed since `earlier`, the checkpoint's, as {name: (was, is)}.
 
-    Raises ValueError naming those that a run cannot change on its way.
+    Raises ValueError naming those that a run cannot change on its way, and what to type. Where `folder` is a run's own and
+    no checkpoint's, as its rows came before its first checkpoint, the run begins again, and the same holds.
     """
     former, given = earlier.values(resume="fixed"), config.values(resume="fixed")
     if differing := [name for name in given if given[name] != former[name]]:
         told = ", ".join(f"{name} was {former[name]!r} and is {given[name]!r}" for name in differing)
-        back = " ".join(f"--{name} {former[name]}" for name in differing)
-        raise ValueError(
-            f"cannot resume {folder}: {told}; type {back} to go on, or start another run from its weights: "
-            f"--init_from {folder.parent.parent} --out_dir ANOTHER"
-        )
+        if "lr_decay_steps" in differing and not config.lr_decay_steps:
+            told += " (left out, it is max_steps)"
+        back = " ".join(f"--{name} {shlex.quote(str(former[name]))}" for name in differing)
+        another = "another run: --out_dir ANOTHER"
+        if step_of(folder) is None:
+            raise ValueError(
+                f"{folder} holds another run's rows: {told}; type {back} to begin that run again, or start {another}"
+            )
+        if not set(differing) & set(names(model="shape")):
+            another = f"another run from its weights: --init_from {folder.parent.parent} --out_dir ANOTHER"
+        raise ValueError(f"cannot resume {folder}: {told}; to go on type {back}, or start {another}")
     was, now = asdict(earlier), asdict(config)
     return {name: (was[name], now[name]) for name in now if was[name] != now[name]}
 

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -26,14 +26,28 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     sync(path.parent)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Atomically write a file."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
 def write_text(path: Path, text: str) -> None:
     """Atomically write a text file."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Atomically write indented JSON."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def append(path: Path) -> BinaryIO:
+    """Open a log to append to; its folder is made. Raises ValueError where one of them is a link: it would write elsewhere."""
+    for part in (path.parent, path):
+        if part.is_symlink():
+            raise ValueError(f"{part} is a symbolic link, which this program would write through; remove it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")
 
 
 def remove(path: Path) -> None:

@@ -103,16 +103,16 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def record_launch(out_dir: Path, step: int, facts: dict[str, Any]) -> None:
+def record_launch(out_dir: Path, step: int, facts: dict[str, Any], resumed: bool) -> None:
     """Write out_dir/run.json: what ran, on what, from which commit. A resume keeps the first launch and lists itself."""
     launch = provenance()
     path = out_dir / "run.json"
-    if step == 0 or not path.is_file():
+    if not resumed or not path.is_file():
         write_json(path, launch | facts | {"resumed": []})
         return
     first = read_object(path)
-    resumed = [*first.get("resumed", []), {"step": step} | launch | {"hardware": facts["hardware"]}]
-    write_json(path, first | {"resumed": resumed})
+    launches = [*first.get("resumed", []), {"step": step} | launch | {"hardware": facts["hardware"]}]
+    write_json(path, first | {"resumed": launches})
 
 
 def update_record(out_dir: Path, facts: dict[str, Any]) -> None:

@@ -6,7 +6,6 @@
 import contextlib
 import hashlib
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -129,6 +128,7 @@ class Run:
             "progress": asdict(self.progress),
             "data_fingerprint": self.dataset.fingerprint,
             "data_checksums": self.dataset.checksums,
+            "environment": environment(self),
         }
 
     def evaluation_at(self, step: int) -> dict[str, Any] | None:
@@ -159,14 +159,18 @@ def set_up(config: Config) -> Run:
             batches = Batches(dataset.train, config.block_size, config.global_batch_size, config.seed)
             same |= resolved | dataset.contents() | {"dtype": str(dtype)}
         with processes.alike() as same:
-            gpt = initial_model(config, batches)
-            watch = Watch(gpt)
-            hashes = {"init_hash": weights_hash(gpt, False), "activation_init_hash": weights_hash(gpt, True)}
             folder = find_checkpoint(config)
             if folder:
                 if not checkpoint.verify(folder) and processes.is_main:
                     checkpoint.say_unchecked(folder)
-                changed = checkpoint.check_resumable(config, checkpoint.read_config(folder), folder)
+                earlier = checkpoint.read_config(folder)
+                config = replace(config, init_from=config.init_from or earlier.init_from)  # told once, and not read again
+                changed = checkpoint.check_resumable(config, earlier, folder)
+            gpt = GPT(config.gpt(config.vocab_size), config.seed) if folder else initial_model(config, batches)
+            watch = Watch(gpt)
+            known = not folder or not config.init_from  # run.json has them from the first launch
+            hashes = {"init_hash": weights_hash(gpt, False), "activation_init_hash": weights_hash(gpt, True)} if known else {}
+            if folder:
                 checkpoint.load_weights(gpt, folder)
             same |= {"resume step": int(folder.name[5:]) if folder else "none"}
             same |= {
@@ -210,20 +214,21 @@ def set_up(config: Config) -> Run:
                 if dataset.tokenizer_file:
                     write_bytes(run.out_dir / FILE, dataset.tokenizer_file)
                 write_json(run.out_dir / "config.json", asdict(config))
-                log.record_launch(run.out_dir, run.progress.step, facts(run) | hashes)
+                log.record_launch(run.out_dir, run.progress.step, facts(run) | hashes, resumed=folder is not None)
         run.resources = resources.pop_all()
     return run
 
 
 def check_batch(config: Config, processes: Processes) -> None:
-    """Raises ValueError where the global batch cannot be shared out evenly."""
-    per_pass = processes.world_size * config.micro_batch_size
-    if config.global_batch_size % per_pass:
-        nearest = math.ceil(config.global_batch_size / per_pass) * per_pass
-        raise ValueError(
-            f"global_batch_size={config.global_batch_size} is not a multiple of {processes.world_size} processes * "
-            f"micro_batch_size={config.micro_batch_size}; type --global_batch_size {nearest}"
-        )
+    """Raises ValueError where the global batch cannot be shared out evenly. It is the recipe's, so the rest has to give."""
+    batch, count, micro = config.global_batch_size, processes.world_size, config.micro_batch_size
+    if batch % (count * micro):
+        fitting = max(number for number in range(1, count + 1) if batch % number == 0)
+        rows = max(number for number in range(1, micro + 1) if batch // fitting % number == 0)
+        what = f"type --micro_batch_size {rows}" if fitting == count else f"start {fitting} processes"
+        if fitting != count and rows != micro:
+            what += f" and type --micro_batch_size {rows}"
+        raise ValueError(f"global_batch_size={batch} is not a multiple of {count} processes * micro_batch_size={micro}; {what}")
 
 
 def find_checkpoint(config: Config) -> Path | None:
@@ -237,6 +242,10 @@ def find_checkpoint(config: Config) -> Path | None:
     if config.resume == "must" and not checkpoint.checkpoints(out_dir):
         raise ValueError(f"out_dir {config.out_dir!r} holds no checkpoint and resume is must; give a run's or --resume auto")
     newest = checkpoint.checkpoints(out_dir)[-1:]
+    if (
+        not newest and (out_dir / "config.json").is_file() and log.read(out_dir / "metrics.jsonl")
+    ):  # it ended before its first checkpoint: its rows are still its own
+        checkpoint.check_resumable(config, checkpoint.read_config(out_dir), out_dir)
     return newest[0] if newest else None
 
 
@@ -328,12 +337,25 @@ def facts(run: Run) -> dict[str, Any]:
     }
 
 
+def environment(run: Run) -> dict[str, Any]:
+    """What a run's last bits depend on beside its config and data; a checkpoint records it, a resume compares it."""
+    described = describe(run.processes.device)
+    return {name: described[name] for name in ("device", "threads", "torch", "cuda")} | {
+        "dtype": str(run.dtype),
+        "compiled": run.config.compile and not why_not_compile(run.processes.device),
+        "processes": run.processes.world_size,
+        "micro_batch_size": run.config.micro_batch_size,
+    }
+
+
 def restore(run: Run, folder: Path) -> None:
     """Optimizer, scaler and progress of a checkpoint. Raises ValueError where they do not fit or the data have changed."""
     state = checkpoint.load_state(folder)
     try:
         if missing := {"optimizer", "scaler", "progress", "data_fingerprint"} - state.keys():
             raise ValueError(f"it has no {sorted(missing)[0]}")
+        if not isinstance(state.get("environment", {}), dict):
+            raise ValueError("its environment is no table")
         before, now = state.get("data_checksums"), run.dataset.checksums
         change = shards.first_change(before, now) if before and now else ""
         progress = read_progress(state["progress"], checkpoint.step_of(folder))
@@ -343,6 +365,10 @@ def restore(run: Run, folder: Path) -> None:
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'state.pt'} does not fit this run ({error}); use another checkpoint") from None
     run.progress = progress
+    was, is_now = state.get("environment", {}), environment(run)
+    other = [f"{name} was {was[name]!r} and is {now!r}" for name, now in is_now.items() if name in was and was[name] != now]
+    if other and run.processes.is_main:
+        logger.warning("not to the bit the run that never stopped: %s", ", ".join(other))
     if change or state.get("data_fingerprint") != run.dataset.fingerprint:
         told = f"{run.config.data_dir} has changed since {folder} was written{': ' if change else ''}{change}"
         raise ValueError(f"{told}; restore the shards, or give another out_dir")

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "runtime": {"activations", "config", "data", "model"},
     "train": {"activations", "config", "data", "model", "runtime"},
     "sample": {"activations", "config", "data", "model", "pretrained", "runtime"},
+    "export": {"activations", "config", "data", "model", "pretrained", "runtime"},
     "comparison": {"activations", "config", "data", "model", "runtime", "train"},
     "compare": {"activations", "comparison", "config", "data", "model", "runtime", "train"},
     "faults": {"comparison", "config", "data", "runtime", "train"},
@@ -68,7 +69,7 @@ def test_imports_go_downward_alone(path: str) -> None:
             )
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if not path.startswith("bench/")])
+@pytest.mark.parametrize("path", [path for path in SOURCES if not path.startswith(("bench/", "pretrained/modeling_"))])
 def test_what_other_machines_lack_is_imported_where_it_is_used(path: str) -> None:
     tops = {name.split(".")[0] for name in imports(path, everywhere=False)}
     assert not tops & MISSING_ELSEWHERE, f"{path} imports {tops & MISSING_ELSEWHERE} at its top"
@@ -100,3 +101,58 @@ def test_nothing_points_outside() -> None:
         if path and (ROOT / path).suffix in (".py", ".md", ".toml", ".txt", "") and (ROOT / path).is_file():
             text = (ROOT / path).read_text(errors="replace")
             assert "../" + "shared" not in text, path
+
+
+# Where files are opened for writing, renamed or saved outside runtime/files.py, the one atomic writer, and why.
+WRITES = {
+    "runtime/files.py": "the writer",
+    "runtime/checkpoint.py": "inside a temporary folder of the writer",
+    "runtime/log.py": "appends rows; links are refused before",
+    "data/lock.py": "the lock file; a link is refused",
+    "data/shards.py": "the data package imports nothing of ours: its own writer of the same kind",
+    "data/writer.py": "shards under a partial name, renamed when whole",
+    "pretrained/folder.py": "lies below runtime; a folder of its own",
+    "pretrained/tokenizers.py": "lies below runtime; a folder of its own",
+    "comparison/canvas.py": "a picture in memory",
+    "activations/plot.py": "a picture in memory",
+    "bench/step.py": "shards in a temporary folder, and a switch of the kernel's",
+    "bench/activations.py": "savefig, called by the writer",
+    "bench/scaling.py": "savefig, called by the writer",
+    "sample.py": "the null device",
+}
+WRITERS = {
+    "write_text", "write_bytes", "savefig", "to_csv", "to_parquet", "tofile", "savetxt", "savez", "save_file",
+    "torch.save", "np.save", "numpy.save", "json.dump", "pickle.dump", "os.open", "os.rename", "os.replace", "os.link",
+    "shutil.copy", "shutil.copy2", "shutil.copyfile", "shutil.move", "TextIOWrapper",
+}  # fmt: skip
+
+
+def writes(path: str) -> list[str]:
+    """Calls in a file that write to the disk by something else than the functions of the writer."""
+    tree = ast.parse((ROOT / path).read_text())
+    ours = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module in ("runtime.files", "data.shards")
+        for alias in node.names
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            last = name.rpartition(".")[2]
+            words = [a.value for a in [*node.args, *(k.value for k in node.keywords)] if isinstance(a, ast.Constant)]
+            modes = [word for word in words if isinstance(word, str) and word and set(word) <= set("rwaxbt+")]
+            opens = last in ("open", "fdopen") and any(set(mode) & set("wax+") for mode in modes)
+            if opens or ((name in WRITERS or last in WRITERS) and name not in ours and not name.startswith("files.")):
+                found.append(f"{path}:{node.lineno}: {ast.unparse(node)[:80]}")
+    return found
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if not path.startswith("faults/")])
+def test_every_write_goes_through_the_one_writer(path: str) -> None:
+    assert bool(writes(path)) <= (path in WRITES), f"use runtime.files: {writes(path)}"
+
+
+def test_the_files_that_write_by_themselves_still_do() -> None:
+    assert [path for path in WRITES if path in SOURCES and not writes(path)] == []

@@ -52,7 +52,7 @@ def test_gpt2_s_old_files_are_recognized(tmp_path: Path, gpt2_files: Path) -> No
     shutil.copy(gpt2_files / "encoder.json", tmp_path / "vocab.json")
     assert tokenizers.recognize(tmp_path, 50257) == "gpt2"
     (tmp_path / "added_tokens.json").write_text('{"<pad>": 50257}')
-    with pytest.raises(ValueError, match="holds 50258 ids that are neither"):
+    with pytest.raises(ValueError, match="holds 50258 ids that are not GPT-2's"):
         tokenizers.recognize(tmp_path, 50258)
 
 
@@ -61,8 +61,8 @@ def test_gpt2_s_old_files_are_recognized(tmp_path: Path, gpt2_files: Path) -> No
     [
         ({}, 300, "has no tokenizer, and 300 ids are not GPT-2's 50257"),
         ({"vocab.txt": "a"}, 50257, r"vocab\.txt is a tokenizer that this project does not read"),
-        ({"vocab.json": {"a": 0, "b": 1, "<|endoftext|>": 2}}, 50257, "holds 3 ids that are neither"),
-        ({"vocab.json": {"a": 0, "b": 0}}, 50257, "holds 2 ids that are neither"),
+        ({"vocab.json": {"a": 0, "b": 1, "<|endoftext|>": 2}}, 50257, "holds 3 ids that are not GPT-2's"),
+        ({"vocab.json": {"a": 0, "b": 0}}, 50257, "holds 2 ids that are not GPT-2's"),
         ({"tokenizer.json": "[]"}, 50257, "holds no object"),
     ],
     ids=lambda value: str(value)[:30],
@@ -85,6 +85,13 @@ def test_sample_decodes_with_the_folder_s_own(small: Config, tmp_path: Path, cap
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": {"hello": 0}}}))
     assert sample.main(ask) == 2
     assert "is not a tokenizer.json of the tokenizers library" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_the_folder_s_own_is_written_again(tmp_path: Path) -> None:
+    words = tokenizer.load(str(train_byte_level(tmp_path / "tokenizer.json")))
+    (tmp_path / "again").mkdir()
+    tokenizers.write(tmp_path / "again", words, 64)
+    assert tokenizer.load(tokenizers.recognize(tmp_path / "again", words.vocab_size)).name == words.name
 
 
 def test_sample_uses_a_tokenizer_of_the_folder_s_own(small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,8 +128,8 @@ def test_resume_refuses_what_it_cannot_change_and_names_it(small: Config, capsys
     last = capsys.readouterr().err.strip().split("\n")[-1]
     assert "seed was 1337 and is 5" in last
     assert "activation was 'hermite:degree=3" in last
-    assert "type --activation hermite:degree=3" in last
-    assert "--seed 1337 to go on, or start another run from its weights: --init_from" in last
+    assert "to go on type --activation hermite:degree=3" in last
+    assert "--seed 1337, or start another run from its weights: --init_from" in last
     train_here(small, max_steps=4, lr_decay_steps=12, log_interval=2)
 
 
@@ -203,6 +203,15 @@ def test_one_flipped_bit_anywhere_is_named(gpt: GPT, resolved: Config, name: str
     flip(folder / name, 77)
     with pytest.raises(ValueError, match="holds no other one that is whole"):
         checkpoint.verify(folder)
+
+
+def test_every_bit_of_the_sums_counts(gpt: GPT, resolved: Config) -> None:
+    path = save(gpt, resolved, 1) / checkpoint.SUMS
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+            assert not checkpoint.is_whole(path.parent), (at, bit)
 
 
 def test_sums_are_those_of_sha256sum(gpt: GPT, resolved: Config) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.files import reason, remove, write_atomically, write_json, write_text
+from runtime.files import append, reason, remove, write_atomically, write_bytes, write_json, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -58,3 +58,26 @@ def test_a_failed_rename_leaves_nothing_half_written(tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="No space"):
         write_atomically(tmp_path / "folder", lambda temporary: temporary.mkdir())
     assert os.listdir(tmp_path) == []
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    """Not through the file's name, and not through that of the temporary file."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("shapes.png", "shapes.png.tmp", f".shapes.png.{os.getpid()}.tmp"):
+        (folder / name).symlink_to(victim)
+    write_bytes(folder / "shapes.png", b"picture")
+    assert (folder / "shapes.png").read_bytes() == b"picture"
+    assert not (folder / "shapes.png").is_symlink()
+    (folder / "job.log").symlink_to(victim)
+    with pytest.raises(ValueError, match=r"job\.log is a symbolic link"):
+        append(folder / "job.log")
+    (tmp_path / "logs").symlink_to(folder)
+    with pytest.raises(ValueError, match="logs is a symbolic link"):
+        append(tmp_path / "logs" / "new.log")
+    assert victim.read_text() == "mine"
+    with append(tmp_path / "own" / "job.log") as log:
+        log.write(b"said")
+    assert (tmp_path / "own" / "job.log").read_bytes() == b"said"

@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from faults.runs import ROOT, arguments, assert_same, free_port, rows, weights
 from model import GPT
 from runtime import checkpoint
 from runtime.distributed import Processes
-from runtime.run import Run, set_up
+from runtime.run import Run, check_batch, set_up
 from tests.runs import in_processes, train_here
 
 TINY = "config/tiny.py"
@@ -44,11 +45,74 @@ def test_ranks_partition_every_global_batch(small: Config, world_size: int, micr
     assert {len(r) for r in all_rows} == {12 // world_size}
 
 
-def test_batch_sizes_that_do_not_divide_say_what_would(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = dataclasses.replace(small, global_batch_size=8, micro_batch_size=4)
-    monkeypatch.setattr("runtime.distributed.join", lambda *_: Processes(0, 3, 0, torch.device("cpu")))
-    with pytest.raises(ValueError, match=r"not a multiple of 3 processes .* type --global_batch_size 12"):
-        set_up(run)
+@pytest.mark.parametrize(
+    ("batch", "processes", "micro", "told"),
+    [
+        (8, 3, 4, "start 2 processes"),
+        (12, 2, 12, "type --micro_batch_size 6"),
+        (12, 3, 3, "type --micro_batch_size 2"),
+        (10, 4, 10, "start 2 processes and type --micro_batch_size 5"),
+        (7, 4, 7, "start 1 processes"),
+    ],
+)
+def test_the_global_batch_is_the_recipe_s_and_the_rest_gives(
+    small: Config, batch: int, processes: int, micro: int, told: str
+) -> None:
+    config = dataclasses.replace(small, global_batch_size=batch, micro_batch_size=micro)
+    with pytest.raises(ValueError, match=rf"not a multiple of {processes} processes \* micro_batch_size={micro}; {told}$"):
+        check_batch(config, Processes(0, processes, 0, torch.device("cpu")))
+
+
+def test_a_resumed_run_needs_no_init_from(small: Config, tmp_path: Path) -> None:
+    """Its origin is gone and not typed again: it goes on to the bit, and its config still names the origin."""
+    source = train_here(small, max_steps=2, activation="gelu", out_dir=str(tmp_path / "source"))
+    config = dataclasses.replace(small, max_steps=4, init_from=source.out_dir, lr_decay_steps=4, eval_interval=2)
+    whole = train_here(config, out_dir=str(tmp_path / "whole"))
+    train_here(config, max_steps=2)
+    first = json.loads((Path(config.out_dir) / "run.json").read_text())
+    shutil.rmtree(source.out_dir)
+    train_here(config, init_from="")
+    assert_same(whole, config)
+    assert checkpoint.read_config(Path(config.out_dir)).init_from == source.out_dir
+    record = json.loads((Path(config.out_dir) / "run.json").read_text())
+    assert record["init_hash"] == first["init_hash"]
+    with pytest.raises(ValueError, match=r"init_from was .*source' and is 'elsewhere'"):
+        set_up(dataclasses.replace(config, init_from="elsewhere"))
+
+
+def test_rows_without_a_checkpoint_are_not_overwritten_by_another_config(small: Config) -> None:
+    config = train_here(small, max_steps=2)
+    shutil.rmtree(Path(config.out_dir) / "checkpoints")
+    path = Path(config.out_dir) / "metrics.jsonl"
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"holds another run's rows: seed was 1337 and is 3; type --seed 1337 to begin"):
+        set_up(dataclasses.replace(config, seed=3))
+    assert path.read_bytes() == before
+    train_here(config)
+    assert [row["step"] for row in rows(config) if "train_loss" in row] == [1, 2]
+
+
+def test_training_longer_is_done_by_what_the_refusal_says(small: Config) -> None:
+    train_here(small, max_steps=2)
+    with pytest.raises(ValueError, match=r"lr_decay_steps was 2 and is 4 \(left out, .*; to go on type --lr_decay_steps 2,"):
+        set_up(dataclasses.replace(small, max_steps=4))
+    longer = train_here(small, max_steps=4, lr_decay_steps=2)
+    assert [row["lr"] for row in rows(longer) if "train_loss" in row][2:] == [small.min_lr] * 2
+
+
+def test_what_the_last_bits_depend_on_is_compared_on_resume(
+    small: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = train_here(small, max_steps=2, lr_decay_steps=2)
+    with set_up(dataclasses.replace(config, max_steps=4)).resources:
+        assert "to the bit" not in caplog.text
+    monkeypatch.setattr("runtime.hardware.torch.get_num_threads", lambda: 64)
+    monkeypatch.setattr("runtime.hardware.torch.__version__", "2.12.0")
+    with set_up(dataclasses.replace(config, max_steps=4, micro_batch_size=3)).resources:
+        warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1
+    assert "threads was 1 and is 64, torch was " in warned[0]
+    assert "and is '2.12.0', micro_batch_size was 4 and is 3" in warned[0]
 
 
 def first_model(config: Config) -> GPT:
