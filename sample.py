@@ -77,7 +77,8 @@ def load(run: str, which: str, tokenizer_name: str) -> tuple[GPT, Tokenizer]:
     folder = Path(run)
     if (folder / "checkpoints").is_dir() or (folder / "state.pt").is_file():
         gpt, config = checkpoint.load_model(folder, which)
-        places = (folder, folder.parent.parent, config.data_dir)  # a checkpoint lies two folders below its run
+        found = checkpoint.find(folder, which)
+        places = (found, folder, folder.parent.parent, config.data_dir)  # a checkpoint lies two folders below its run
         words = tokenizer.load(tokenizer_name or config.tokenizer, *places)
     elif folder.is_dir() and not (folder / "config.json").is_file():
         raise ValueError(

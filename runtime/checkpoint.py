@@ -23,6 +23,7 @@ from torch import Tensor
 from config.foreign import read_object, read_tensors
 from config.schema import Config, from_dict, names
 from data.shards import file_sha256
+from data.tokenizer import FILE as TOKENIZER
 from model import GPT
 from runtime.files import remove, write_atomically, write_json, write_text
 
@@ -57,6 +58,8 @@ def save(out_dir: Path, step: int, model: GPT, state: dict[str, Any], config: Co
                 f"the checkpoint of step {step} cannot be written ({told}); {free:,} bytes are free in {root}"
             ) from error
         write_json(folder / "config.json", asdict(config))
+        if config.tokenizer.startswith(TOKENIZER) and (out_dir / TOKENIZER).is_file():
+            shutil.copyfile(out_dir / TOKENIZER, folder / TOKENIZER)  # config.json holds its SHA-256
         write_text(folder / SUMS, "".join(f"{file_sha256(folder / name)}  {name}\n" for name in FILES))
 
     folder = root / f"step_{step:08d}"

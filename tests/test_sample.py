@@ -238,7 +238,11 @@ def test_a_run_with_its_own_tokenizer_outlives_the_file_and_the_data(
     path.unlink()
     shutil.rmtree(out)
     assert write(capsys, config.out_dir, "--prompt", "the cat é").startswith("the cat é")
+    shutil.copytree(tmp_path / "run" / "checkpoints" / "step_00000006", tmp_path / "alone")
+    assert write(capsys, str(tmp_path / "alone"), "--prompt", "the cat é").startswith("the cat é")
     train_byte_level(tmp_path / "run" / "tokenizer.json", end="<eos>")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_00000003", ignore_errors=True)
+    (tmp_path / "run" / "checkpoints" / "step_00000006" / "tokenizer.json").unlink()
     assert sample.main([config.out_dir, "--prompt", "the"]) == 2
     assert "tokenizer.json is not the tokenizer that was used" in capsys.readouterr().err
 
