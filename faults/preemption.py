@@ -29,7 +29,7 @@ def run(tally: Tally, folder: Path) -> None:
     alone = dataclasses.replace(base, out_dir=str(folder / "alone"))
     expect(trainer(alone, folder / "alone.log").finish() == 0, "the undisturbed run failed")
     per_signal = 5 if tally.full else 1
-    tally.plan(3 * 5, 3)
+    tally.plan(len(STOPS) * 5, len(STOPS))
     for number, code in STOPS.items():
         for index in range(per_signal):
             with tally.fault(f"{number.name} {index}"):

