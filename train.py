@@ -153,7 +153,7 @@ def train(run: Run) -> int:
                 loss_sum, steps_in_sum = torch.zeros_like(loss_sum), 0
             bar.update()
             if metrics and due(progress.step, config.telemetry_interval, config.max_steps):
-                metrics.write({"step": progress.step} | observe(run, batch))
+                metrics.write({"step": progress.step} | observe(run, batch) | run.watch.input_gradients())
 
             stopped = [number for number, count in zip(STOP_SIGNALS, stops, strict=True) if count]
             is_best = False
@@ -192,6 +192,8 @@ def take_step(run: Run, step: int, batch: Batch) -> tuple[torch.Tensor, float]:
             run.scaler.scale(loss).backward()
         total += loss.detach()
     run.scaler.unscale_(run.optimizer)
+    if any(due(step + 1, every, config.max_steps) for every in (config.log_interval, config.telemetry_interval)):
+        run.watch.note_gradients()
     limit = config.grad_clip or math.inf
     grad_norm = float(torch.nn.utils.clip_grad_norm_(run.gpt.parameters(), limit))
     # Each rank knows its own loss alone: what follows from it is decided on the sums, by all of them alike.

@@ -178,7 +178,7 @@ class Config:
     nonfinite: Literal["stop", "skip"] = setting("stop", resume="free", compare="same")
     """What a non-finite loss or gradient does: stop the run with exit code 1, or skip the step."""
     telemetry_interval: int = setting(0, resume="free", compare="same")
-    """Steps between telemetry rows (per layer: coefficients, input law, gains); 0: none."""
+    """Steps between telemetry rows (per layer: coefficients, input law, gains, gradients); 0: none."""
     timeout_s: float = setting(600.0, resume="free", compare="free")
     """Seconds after which a collective that waits for a lost rank is an error."""
 

@@ -1,4 +1,4 @@
-"""What a person should hear of while a run goes on: loss that jumps, activation coefficients that run away.
+"""What a person should hear of while a run goes on: loss that jumps, coefficients that run away, weights without a gradient.
 
 It only tells: it draws no numbers, writes no rows, and a resumed run, which begins to watch anew, stays the same run.
 """
@@ -8,9 +8,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 
+import torch
 from torch import nn
 
 from activations import Activation
+from model import MLP
 
 _WINDOW = 20  # training rows that a row is compared with
 _FEWEST = 5
@@ -26,14 +28,36 @@ class Watch:
     model: nn.Module
     limits: dict[str, float] = field(default_factory=dict)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+    _norms: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for name, parameter in coefficients(self.model).items():
             self.limits[name] = _RUNAWAY * max(1.0, float(parameter.detach().abs().max()))
 
+    def note_gradients(self) -> None:
+        """Take down how large the MLPs' gradients are; call it between a training step's backward pass and their clearing."""
+        self._norms = mlp_gradients(self.model)
+
+    def input_gradients(self) -> dict[str, float]:
+        """Telemetry "<activation>.input_gradient": norm of the gradient of the weights before it over that of those after it.
+
+        From the last step that was noted, so by the code that trains, compiled or not. 0: the activation passes nothing back.
+        """
+        return {f"{mlp}.act.input_gradient": into / out if out else 0.0 for mlp, (into, out) in self._norms.items()}
+
     def report(self, step: int, loss: float) -> list[str]:
-        """Lines to say after `step`, whose training row has this loss; each coefficient is reported once."""
+        """Lines to say after `step`, whose training row has this loss; each coefficient and each layer is reported once."""
         lines = []
+        dead = [
+            f"{mlp}.{part}"
+            for mlp, norms in self._norms.items()
+            for part, norm in zip(("c_fc", "c_proj"), norms, strict=True)
+            if norm == 0 and f"{mlp}.{part}" not in self._told
+        ]
+        if dead:
+            self._told.update(dead)
+            lines.append(f"step {step}: no gradient reaches the weights of {', '.join(dead)}: they do not learn")
         if math.isfinite(loss):
             if len(self._recent) >= _FEWEST:
                 mean = fmean(self._recent)
@@ -46,6 +70,15 @@ class Watch:
             if name in self.limits and not largest <= self.limits[name]:
                 lines.append(f"step {step}: coefficient {name} runs away: {largest:.4g}, above {self.limits.pop(name):.4g}")
         return lines
+
+
+def mlp_gradients(model: nn.Module) -> dict[str, tuple[float, float]]:
+    """MLP by name -> norms of the gradients of c_fc's and c_proj's weights as they are now; 0 where there is none."""
+    mlps = {name: module for name, module in model.named_modules() if isinstance(module, MLP)}
+    weights = [layer.weight for mlp in mlps.values() for layer in (mlp.c_fc, mlp.c_proj)]
+    norms = [weight.new_zeros(()) if weight.grad is None else torch.linalg.vector_norm(weight.grad) for weight in weights]
+    numbers = iter(torch.stack(norms).tolist() if norms else [])  # one wait for the device
+    return {name: (next(numbers), next(numbers)) for name in mlps}
 
 
 def coefficients(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,11 +1,17 @@
 """What is told of, and what is not."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from config.schema import GPTConfig
+from activations import registry
+from activations.hermite import Hermite
+from config.schema import Config, GPTConfig
 from model import GPT
+from runtime import log, run
 from runtime.watch import Watch, coefficients
+from tests.runs import train_here
 
 
 @pytest.fixture
@@ -40,3 +46,33 @@ def test_a_coefficient_that_runs_away_is_named_once(gpt: GPT) -> None:
 def test_fixed_activations_have_nothing_to_watch() -> None:
     plain = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=10))
     assert Watch(plain).limits == {}
+
+
+class Severed(Hermite):
+    """An activation that passes no gradient back where it is compiled: what Inductor once made of a Hermite of degree 1."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.detach() if torch.compiler.is_compiling() else x)
+
+
+@pytest.mark.parametrize("activation", ["severed", "hermite"])
+def test_a_run_says_which_weights_get_no_gradient_from_compiled_code(
+    activation: str, small: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In its telemetry and in one line, by the code that trains: eager gradients are in order here."""
+    monkeypatch.setitem(registry.FAMILIES, "severed", f"{__name__}.Severed")
+    monkeypatch.setattr(run, "compile_model", lambda gpt, *_: [gpt, gpt.compile(backend="eager", fullgraph=True)][0])
+    torch._dynamo.reset()
+    config = train_here(small, activation=activation, max_steps=4, telemetry_interval=2, log_interval=1)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "no gradient reaches" in line]
+    found = [
+        value for row in log.read(Path(config.out_dir) / "metrics.jsonl") for k, value in row.items() if "input_gradient" in k
+    ]
+    assert len(found) == 2 * config.n_layer
+    if activation == "severed":
+        layers = ", ".join(f"transformer.h.{layer}.mlp.c_fc" for layer in range(config.n_layer))
+        assert warnings == [f"step 1: no gradient reaches the weights of {layers}: they do not learn"]
+        assert found == [0.0] * len(found)
+    else:
+        assert warnings == []
+        assert all(0.01 < value < 100 for value in found)
