@@ -4,7 +4,7 @@ F(x) = s G(x / s), s = `input_std`: a family writes down G for N(0, 1) inputs an
 A family is a subclass in a file of its own plus one line in `registry.FAMILIES`. It states
 
     degrees     names of the options that are degrees (empty where it has none), each with its allowed range in `options`
-    evaluate    G in plain float64 formulas, differentiable: what `reference`, quadrature and the fits rely on
+    evaluate    G in plain torch, differentiable in parameters and z: second derivatives, transforms, quadrature and fits use it
     function    the fast path, from `activations.kernels`; or `forward`, in plain torch
     initial     (learnable families) the parameters' starting values in float64, by `init`
     fitted      (learnable families) the parameters that match a target, see fit.py
@@ -18,7 +18,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from activations.kernels.pointwise import Pointwise
+from activations.kernels.formula import working_dtype
+from activations.kernels.pointwise import Pointwise, only_plain
 from activations.moments import Moments, quadrature
 from activations.target import TARGETS, Target, Weight
 
@@ -43,6 +44,7 @@ class Activation(nn.Module):
 
     options: ClassVar[dict[str, Option]] = {}
     degrees: ClassVar[tuple[str, ...]]
+    parameter_names: ClassVar[tuple[str, ...]] = ()
     lr_scale: ClassVar[float] = 1.0  # multiplies the learning rate of this family's parameters
     spec: str = ""
     channel_dim: int = -1  # counted from the end
@@ -51,7 +53,7 @@ class Activation(nn.Module):
 
     def __init__(self, channels: int, input_std: float = 1.0, **options: Any) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.built_std = channels, float(input_std)
         self.choices: dict[str, Any] = {key: option.default for key, option in self.options.items()} | options
         # The fixed ones keep it out of the checkpoint, so that a GELU model has GPT-2's names and no others.
         saved = isinstance(self, Learnable)
@@ -59,8 +61,17 @@ class Activation(nn.Module):
         self.register_buffer("fitted_range", 3 * self.input_std, persistent=saved)
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
-        """G(z) in float64 for parameters `values`; (..., 1) or (..., channels) in, broadcast against `values[name][..., k]`."""
+        """G(z) for parameters `values` of z's dtype, float32 or float64; differentiable in both as often as G is.
+
+        (..., 1) or (..., channels) in, broadcast against `values[name][..., k]`.
+        """
         raise TypeError(f"{type(self).__name__} has no evaluate(): every family states its formula")
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Law of the inputs, parameters and constants as building left them, in place: for a module that `to_empty` made."""
+        self.input_std.fill_(self.built_std)
+        self.fitted_range.copy_(3 * self.input_std)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         super().register_parameter(name, param)
@@ -86,11 +97,16 @@ class Activation(nn.Module):
 
     def reference(self, x: Tensor) -> Tensor:
         """F(x) in float64 by the plain formula, differentiable in x: slow, and independent of `forward`."""
-        s = float(self.unit)
-        by_channel = {name: self._per_channel(value).to(x.device) for name, value in self.values().items()}
-        if self.channel_dim == -1:
-            return s * self.evaluate(by_channel, x.double() / s)
-        return s * self.evaluate(by_channel, x.double().movedim(self.channel_dim, -1) / s).movedim(-1, self.channel_dim)
+        values = [value.to(x.device) for value in self.values().values()]
+        y = self.plain(x.double().movedim(self.channel_dim, -1), self.unit.to(x.device), *values)
+        return y.movedim(-1, self.channel_dim)
+
+    def plain(self, x: Tensor, unit: Tensor, *parameters: Tensor) -> Tensor:
+        """F(x) by `evaluate` alone, for x (..., channels) and parameters in the order of `values`; computed as `forward` is."""
+        dtype = working_dtype(x)
+        values = {n: self._per_channel(p).to(dtype) for n, p in zip(self.parameter_names, parameters, strict=True)}
+        s = unit.to(dtype)
+        return (s * self.evaluate(values, x.to(dtype) / s)).to(x.dtype)
 
     def frozen(self) -> Callable[[Tensor], Tensor]:
         """F, without gradients and while the parameters stay as they are: what depends on them alone is computed once."""
@@ -125,6 +141,19 @@ class Activation(nn.Module):
         self._mark()
         return self
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        """Coefficients stay float32 when a file holds half precision, also with assign=True and onto the meta device."""
+        for name in (*self._parameters, *self._buffers):
+            given = state_dict.get(prefix + name)
+            if isinstance(given, Tensor) and given.dtype in (torch.float16, torch.bfloat16):
+                state_dict[prefix + name] = given.float()
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        if local_metadata.get("assign_to_params_buffers") and not isinstance(self, Learnable) and self.input_std.is_meta:
+            self.input_std = torch.tensor(self.built_std)  # no file holds it
+            self.fitted_range = 3 * self.input_std
+
 
 LEARNABLE_OPTIONS = {
     "per": Option("layer", ("layer", "channel")),
@@ -140,35 +169,55 @@ class Learnable(Activation):
     A subclass adds `initial` and `fitted`, and states the weight under which `fit` matches a target when none is given.
     """
 
-    parameter_names: ClassVar[tuple[str, ...]]
     default_weight: ClassVar[Weight]
 
     def __init__(self, channels: int, input_std: float = 1.0, **options: Any) -> None:
         super().__init__(channels, input_std, **options)
-        init = self.choices["init"]
-        aim = TARGETS.get(init.removeprefix("fit-"))
-        if init != "unit" and aim is None:
-            self.input_std.fill_(1.0)  # the published initialisations know nothing of the inputs' law
-            self.fitted_range.fill_(3.0)
-        with torch.device("cpu"):  # whatever the caller's default device, meta included
-            law = Weight("normal", input_std)
-            values = self.fitted(Target.sample(aim, law, unit=input_std)) if aim else self.initial(init)
-            constants = self.constants()
-        for name, value in values.items():
+        for name, value in self._start().items():
             self._store(name, self._by_row(value))
+        with torch.device("cpu"):
+            constants = self.constants()
         for name, constant in constants.items():
             self.register_buffer(name, constant.to(self.input_std), persistent=False)
 
+    def _start(self) -> Values:
+        """The parameters' values by `init`; the published initialisations know nothing of the inputs' law, and set it to 1."""
+        aim = TARGETS.get(self.choices["init"].removeprefix("fit-"))
+        if self.choices["init"] != "unit" and aim is None:
+            self.input_std.fill_(1.0)
+            self.fitted_range.fill_(3.0)
+        with torch.device("cpu"):  # whatever the caller's default device, meta included
+            if aim is None:
+                return self.initial(self.choices["init"])
+            return self.fitted(Target.sample(aim, Weight("normal", self.built_std), unit=self.built_std))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.set_values(self._start())
+        self._renew_constants()
+
     def forward(self, x: Tensor) -> Tensor:
-        if self.rows() == 1:
-            return self.function()(x)
         dim = self.channel_dim
-        if x.dim() < -dim or x.shape[dim] != self.channels:  # a divisor of it would pass for blocks of channels
+        if not x.is_floating_point():
+            raise NotImplementedError(
+                f"{self.spec} is not implemented for {x.dtype}; give it floating-point numbers: x.float()"
+            )
+        if self.rows() > 1 and (x.dim() < -dim or x.shape[dim] != self.channels):  # a divisor would pass for blocks of channels
             raise ValueError(
                 f"{self.spec} is for {self.channels} channels in dimension {dim}, and was given {tuple(x.shape)}; build it for "
                 "the channels that it gets, or use per=layer"
             )
-        return self.function()(x) if dim == -1 else self.function()(x.movedim(dim, -1)).movedim(-1, dim)
+        last = dim == -1 or self.rows() == 1
+        y = self._computed(x if last else x.movedim(dim, -1))
+        return y if last else y.movedim(-1, dim)
+
+    def _computed(self, x: Tensor) -> Tensor:
+        """F(x) for x (..., channels): by the kernel, or by the plain formula where only that can be followed."""
+        parameters = [getattr(self, name) for name in self.parameter_names]
+        if only_plain(x, *parameters):
+            return self.plain(x, self.unit, *parameters)
+        return self.function()(x, self.plain, self.unit, *parameters)
 
     def function(self) -> Pointwise:
         """F at the parameters as they are."""
@@ -228,9 +277,21 @@ class Learnable(Activation):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
-        for name, constant in self.constants().items():
-            self._buffers[name] = constant.to(self.input_std)  # anew: a float32 third widened to float64 is not a third
+        self._renew_constants()
         return self
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *args: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        self._renew_constants()
+
+    def _renew_constants(self) -> None:
+        """No file holds them, and a float32 third widened to float64 is not a third."""
+        with torch.device("cpu"):
+            constants = self.constants()
+        for name, constant in constants.items():
+            self._buffers[name] = constant.to(self.input_std)
 
 
 def gains(module: nn.Module, std: float | None = None) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
-from activations.kernels.fourier import fourier
+from activations.kernels.fourier import LARGEST_INPUT, fourier
 from activations.kernels.pointwise import Pointwise
 from activations.moments import Moments, unit_gain
 from activations.target import Target, Weight
@@ -47,6 +47,7 @@ class Fourier(Learnable):
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         a, w, phi = (values[name] for name in self.parameter_names)
+        z = z.clamp(-LARGEST_INPUT, LARGEST_INPUT)
         terms = (a[..., k] * torch.cos(w[..., k - 1] * z - phi[..., k - 1]) / math.factorial(k) for k in range(1, a.shape[-1]))
         return sum(terms, start=a[..., 0] + torch.zeros_like(z))
 

@@ -54,6 +54,9 @@ class Rational(Learnable):
         return rational(p, self.denominator * powers[1 : self.denominator.shape[-1] + 1])
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
+        count = max(values["numerator"].shape[-1], values["denominator"].shape[-1] + 1)
+        largest = torch.finfo(z.dtype).max ** (1 / count)  # inf / inf would be NaN
+        z = z.clamp(-largest, largest)
         return _power_sum(values["numerator"], z) / (1 + (z * _power_sum(values["denominator"], z)).abs())
 
     def rows(self) -> int:

@@ -62,7 +62,9 @@ class TPGU(Learnable):
         S.append(S[0] * (1 - S[0]))
         for k in range(1, a.shape[-1] - 1):  # Leibniz on y' = y - y^2, in units of 1.702
             S.append(S[k] - sum(math.comb(k, j) * S[j] * S[k - j] for j in range(k + 1)))
-        P = sum(a[..., k] * S[k] * SLOPE**k / math.factorial(k) * (z - b) ** k for k in range(a.shape[-1]))
+        P = torch.zeros_like(z)
+        for k in reversed(range(a.shape[-1])):
+            P = P * (z - b) + a[..., k] * S[k] * (SLOPE**k / math.factorial(k))
         return z * P
 
     @property

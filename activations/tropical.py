@@ -39,7 +39,9 @@ class Tropical(Learnable):
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         a = values["intercepts"]
-        return values["scale"][..., 0] * torch.stack([k * z + a[..., k] for k in range(a.shape[-1])]).amax(dim=0)
+        # Not 0 * z, NaN where z is infinite; max, not amax, which would share the gradient out among pieces that tie.
+        pieces = [torch.zeros_like(z) + a[..., 0], *(k * z + a[..., k] for k in range(1, a.shape[-1]))]
+        return values["scale"][..., 0] * torch.stack(pieces).max(dim=0).values
 
     def is_trained(self, name: str) -> bool:
         return super().is_trained(name) and not (name == "scale" and self.choices["init"] == "paper")

@@ -11,7 +11,7 @@ from torch import Tensor
 from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
 from activations.kernels.pointwise import Pointwise
-from activations.kernels.tropical import tropical_rational
+from activations.kernels.tropical import LARGEST_INPUT, tropical_rational
 from activations.moments import Moments, piecewise_linear, unit_gain
 from activations.target import Target, Weight
 from activations.tropical import active, crossings, intercepts, quantiles
@@ -42,8 +42,12 @@ class TropicalRational(Learnable):
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         m, a, m_den, a_den = (values[name] for name in self.parameter_names)
-        top = torch.stack([m[..., k] * z + a[..., k] for k in range(m.shape[-1])]).amax(dim=0)
-        return top - torch.stack([m_den[..., k] * z + a_den[..., k] for k in range(m.shape[-1])]).amax(dim=0)
+        z = z.clamp(-LARGEST_INPUT, LARGEST_INPUT)
+        top, under = (
+            torch.stack([slopes[..., k] * z + intercepts[..., k] for k in range(slopes.shape[-1])]).max(dim=0).values
+            for slopes, intercepts in ((m, a), (m_den, a_den))
+        )
+        return top - under
 
     def initial(self, init: str) -> Values:
         n = self.choices["degree"]

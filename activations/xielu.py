@@ -40,9 +40,11 @@ class XIELU(Learnable):
         return xielu(F.softplus(self.alpha_p), self.beta + F.softplus(self.alpha_n), self.beta, self.input_std)
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
-        alpha_p, alpha_n = (torch.log1p(torch.exp(values[name][..., 0])) for name in self.parameter_names)
-        negative = z.clamp(max=0)
-        return torch.where(z > 0, alpha_p * z**2, (BETA + alpha_n) * (torch.exp(negative) - 1 - negative)) + BETA * z
+        raw = (values[name][..., 0] for name in self.parameter_names)
+        alpha_p, excess = (torch.logaddexp(value, torch.zeros_like(value)) for value in raw)  # excess: alpha_n - beta > 0
+        positive, negative = torch.relu(z), z.clamp(max=0)
+        # Written so that no infinities are subtracted; at 0 relu has slope 0 and clamp 1, together beta.
+        return positive * (alpha_p * positive + BETA) + ((BETA + excess) * torch.expm1(negative) - excess * negative)
 
     @property
     def has_free_constant(self) -> bool:

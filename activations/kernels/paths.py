@@ -61,12 +61,10 @@ def gradients(formula: Formula, x: Tensor, dy: Tensor, columns: Columns, learned
     """(dy F'(x) in x's dtype, the sums (rows, number of sums)) for contiguous x and dy; the sums are void unless `learned`."""
     path = choose(formula, x)
     if path == "whole":
-        # A view of x that the forward has not, or the partitioner would share the forward's intermediates and save them.
-        z = realized(x).to(working_dtype(x))
+        z = x.to(working_dtype(x))
         dz, products = formula.gradients(z, dy.to(working_dtype(x)), _product, None, *columns)
         if x.device.type == "cpu" and x.shape[1] == 1 and len(products) <= FUSED_SUMS:
-            # Half the memory traffic, if dx comes before the sums.
-            return realized(dz).to(x.dtype), _gather([product.sum() for product in products], len(products))
+            return dz.to(x.dtype), _gather([product.sum() for product in products], len(products))
         return dz.to(x.dtype), _gather([_row_sums(product) for product in products], len(products))
     total = _no_total if not learned else _dot if x.shape[1] == 1 else _row_total
     if path == "table":
@@ -92,11 +90,6 @@ def _from_table(formula: Formula, x: Tensor, dy: Tensor, columns: Columns, total
     # A pattern that x does not hold may be inf or NaN; it must not meet its weight of zero.
     _, sums = formula.gradients(torch.where(weights == 0, 0, z), weights, total, None, *columns)
     return dx.view(x.shape), _gather(sums, len(sums))
-
-
-def realized(t: Tensor) -> Tensor:
-    """t, which a compiler must have in memory from here on: the base of a new view. Nothing is copied or computed."""
-    return t.as_strided(t.shape, t.stride()) if torch.compiler.is_compiling() else t
 
 
 @cache

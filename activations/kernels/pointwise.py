@@ -1,4 +1,8 @@
-"""The one autograd function that runs every formula: it saves x and the coefficients and recomputes the rest."""
+"""The one autograd function that runs every formula: it saves x and the coefficients and recomputes the rest.
+
+The kernel is an optimisation of the first derivative. Whoever asks for more gets the family's plain formula, by two explicit
+checks: `only_plain` before the forward pass, and in the backward pass whether gradients are being recorded.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,25 +10,41 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
 from activations.kernels import paths
 from activations.kernels.formula import Formula, working_dtype
 
 
+def only_plain(*tensors: Tensor) -> bool:
+    """Whether only plain operators will do: in torch.func's transforms, in forward-mode AD, in torch.export."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    # PyTorch asks the same of itself, in autograd.Function.apply and in its vmap; there are no public names for it.
+    if torch._C._are_functorch_transforms_active() or any(map(torch._C._functorch.is_legacy_batchedtensor, tensors)):
+        return True
+    return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
 class Pointwise:
     """x -> F(x), (..., channels) -> (..., channels), dtype kept: a formula with its coefficients.
 
-    Coefficients: (k,) for the layer, or (rows, k) for equal blocks of channels; 0-dim ones are constants. Called, it is
-    differentiable once in x and the coefficients, and raises ValueError where the rows do not divide the channels.
+    Coefficients: (k,) for the layer, or (rows, k) for equal blocks of channels; 0-dim ones are constants. Called, it raises
+    ValueError where the rows do not divide the channels.
     """
 
     def __init__(self, formula: Formula, *coefficients: Tensor) -> None:
         self.formula, self.coefficients = formula, coefficients
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, plain: Callable[..., Tensor] | None = None, *origins: Tensor) -> Tensor:
+        """F(x), differentiable in x and the coefficients; as often as plain(x, *origins) is, where that is given.
+
+        plain is the same function by operators that autograd differentiates, of the tensors that the coefficients come from.
+        """
         if torch.is_grad_enabled():
-            y: Tensor = _Differentiable.apply(self.formula, x, *self.coefficients)
+            if torch.compiler.is_compiling():  # AOTAutograd refuses second derivatives itself
+                plain, origins = None, ()
+            y: Tensor = _Differentiable.apply(self.formula, plain, len(self.coefficients), x, *self.coefficients, *origins)
             return y
         # Nothing to save. Dynamo (2.13), tracing an autograd function without gradients, hands `forward` its arguments one
         # place off: the model then ran in pieces, which train.py's fullgraph=True would now refuse.
@@ -56,28 +76,50 @@ def _evaluate(formula: Formula, x: Tensor, rows: int, columns: paths.Columns) ->
 
 class _Differentiable(torch.autograd.Function):
     @staticmethod
-    def forward(formula: Formula, x: Tensor, *coefficients: Tensor) -> Tensor:
-        return _evaluate(formula, x, *_prepare(formula, x, coefficients))
+    def forward(formula: Formula, plain: Callable[..., Tensor] | None, count: int, x: Tensor, *tensors: Tensor) -> Tensor:
+        return _evaluate(formula, x, *_prepare(formula, x, tensors[:count]))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.formula = inputs[0]
-        ctx.save_for_backward(*inputs[1:])
+        ctx.formula, ctx.plain, ctx.count = inputs[:3]
+        ctx.save_for_backward(*inputs[3:])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Any:
-        x, *coefficients = ctx.saved_tensors
+        x, *tensors = ctx.saved_tensors
+        coefficients, origins = tensors[: ctx.count], tensors[ctx.count :]
+        if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or only_plain(dy)):
+            if ctx.plain is None:
+                raise RuntimeError("a kernel is differentiable once; call it with `plain` and what its coefficients come from")
+            needed = [ctx.needs_input_grad[3], *ctx.needs_input_grad[4 + ctx.count :]]
+            dx, *gradients = _recorded(ctx.plain, [x, *origins], needed, dy)
+            return (None, None, None, dx, *[None for _ in coefficients], *gradients)
         table = _table(x, coefficients)
-        rows, learned = len(table[0]), any(ctx.needs_input_grad[2:])
+        rows, learned = len(table[0]), any(ctx.needs_input_grad[4 : 4 + ctx.count])
         prepared = _columns(ctx.formula.prepare(*table))
         dx, sums = paths.gradients(ctx.formula, _blocks(x, rows), _blocks(dy, rows), prepared, learned)
         collected = ctx.formula.collect(sums, *table) if learned else [None for _ in coefficients]
         return (
-            None,
-            dx.view(x.shape),
+            *(None, None, None, dx.view(x.shape)),
             *[None if d is None else _like(d, c) for d, c in zip(collected, coefficients, strict=True)],
+            *[None for _ in origins],
         )
+
+
+def _recorded(
+    plain: Callable[..., Tensor], inputs: Sequence[Tensor], needed: Sequence[bool], dy: Tensor
+) -> list[Tensor | None]:
+    """The gradients of plain(*inputs) by those inputs that need one, themselves differentiable where gradients are recorded.
+
+    They bypass the coefficients, which are functions of the inputs.
+    """
+    record = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views, so that nothing between the inputs, should one depend on another, is followed.
+        views = [t.view_as(t) if need else t for t, need in zip(inputs, needed, strict=True)]
+        wanted = [view for view, need in zip(views, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(plain(*views), wanted, dy, create_graph=record, allow_unused=True))
+    return [next(found) if need else None for need in needed]
 
 
 def _blocks(x: Tensor, rows: int) -> Tensor:
@@ -100,8 +142,7 @@ def _table(x: Tensor, coefficients: Sequence[Tensor]) -> list[Tensor]:
 
 def _columns(prepared: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
     """Tensors (rows, m) as m columns each: 0-dim for one row, contiguous (rows, 1) otherwise."""
-    # Inductor would compute these small tensors anew at every element: the tropical backward was 3x slower.
-    transposed = [paths.realized(t.t().contiguous()) for t in prepared]
+    transposed = [t.t().contiguous() for t in prepared]
     return [t.view(-1).unbind() if t.shape[1] == 1 else t.unsqueeze(-1).unbind() for t in transposed]
 
 

@@ -26,28 +26,26 @@ def reference(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Te
 
 
 def _prepare(alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor) -> tuple[Tensor, ...]:
-    """With p = max(x, 0) and e = expm1(min(x, 0)/std): F = (alpha_p/std) p^2 + alpha_n (std e - (x - p)) + beta x."""
-    return alpha_p / std, alpha_n, beta, std, 1 / std
+    """With p = max(x, 0), n = min(x, 0): F = p (p alpha_p/std + beta) + alpha_n std expm1(n/std) - (alpha_n - beta) n."""
+    return alpha_p / std, alpha_n * std, alpha_n, beta - alpha_n, beta, 1 / std
 
 
 def _value(z: Tensor, out: Tensor | None, *columns: Sequence[Tensor]) -> Tensor:
-    (a_p,), (a_n,), (beta,), (std,), (inverse,) = columns
-    positive = z.clamp(min=0)
-    tail = torch.sub(z, positive, out=out)
-    tail = torch.expm1(tail * inverse).mul_(std).sub_(tail)
-    return positive.mul_(positive).mul_(a_p).addcmul_(a_n, tail).addcmul_(beta, z)
+    (a_p,), (height,), _, (drop,), (beta,), (inverse,) = columns
+    positive, negative = z.clamp(min=0), torch.clamp(z, max=0, out=out)
+    y = positive.mul(a_p).add_(beta).mul_(positive)
+    return y.addcmul_(drop, negative).addcmul_(height, torch.expm1(negative * inverse))
 
 
 def _gradients(
     z: Tensor, g: Tensor, total: Total, out: Tensor | None, *columns: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
     """Sums: g p^2, g (std e - (x - p)), g x."""
-    (a_p,), (a_n,), (beta,), (std,), (inverse,) = columns
-    positive = z.clamp(min=0)
-    negative = z - positive
+    (a_p,), _, (a_n,), _, (beta,), (inverse,) = columns
+    positive, negative = z.clamp(min=0), z.clamp(max=0)
     tail = torch.expm1(negative * inverse)
     dz = torch.mul(positive, 2 * a_p, out=out).addcmul_(a_n, tail).add_(beta).mul_(g)
-    return dz, [total(positive.mul_(positive), g), total(tail.mul_(std).sub_(negative), g), total(g, z)]
+    return dz, [total(positive.mul_(positive), g), total(tail.div_(inverse).sub_(negative), g), total(g, z)]
 
 
 def _collect(sums: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,4 +1,4 @@
-"""Blocks, tables and compiled loops give the values of the whole formula."""
+"""Blocks and tables give the values of the whole formula."""
 
 import logging
 
@@ -7,8 +7,6 @@ import torch
 
 from activations.kernels import hermite, paths
 from activations.kernels.fourier import fourier
-from activations.kernels.hermite import hermite as hermite_kernel
-from activations.kernels.tropical import tropical
 
 CHANNELS = 96
 
@@ -61,28 +59,3 @@ def test_the_path_is_announced_once(caplog):
         for _ in range(3):
             fourier(torch.zeros(2), torch.zeros(1), torch.zeros(1))(torch.zeros(2, 4))
     assert [record.getMessage() for record in caplog.records] == ["activations of torch.float32 run eagerly on the CPU: blocks"]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["hermite", "fourier", "tropical"])
-def test_compiled(name, dtype):
-    torch._dynamo.reset()
-    function, coefficients = {
-        "hermite": (lambda a: hermite_kernel(a, torch.tensor(0.8)), [torch.randn(4)]),
-        "fourier": (fourier, [torch.randn(4), torch.randn(3), torch.randn(3)]),
-        "tropical": (tropical, [torch.randn(CHANNELS, 1), torch.randn(CHANNELS, 4)]),
-    }[name]
-    coefficients = [c.requires_grad_() for c in coefficients]
-
-    def kernel(x, *coefficients):
-        return function(*coefficients)(x)
-
-    x, dy = torch.randn(31, CHANNELS).to(dtype).requires_grad_(), torch.randn(31, CHANNELS).to(dtype)
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (saved.append(t), t)[1], lambda t: t):
-        y = torch.compile(kernel, fullgraph=True)(x, *coefficients)
-    assert sum(t.numel() for t in saved if t.numel() >= x.numel()) == x.numel(), "only x is saved at full size"
-    ours, theirs = [y, *torch.autograd.grad(y, [x, *coefficients], dy)], gradients(kernel, x, coefficients, dy)
-    for own, other in zip(ours, theirs, strict=True):
-        rtol = 1e-2 if own.dtype == torch.bfloat16 else 1e-4
-        torch.testing.assert_close(own, other, rtol=rtol, atol=1e-5 * float(other.detach().abs().max() + 1))
