@@ -282,3 +282,9 @@ def test_the_first_weights_file_counts(tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def warnings_of_folders(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "pretrained")
+
+
+def test_the_document_names_every_activation_and_refused_field() -> None:
+    text = (Path(folder.__file__).parents[1] / "docs" / "huggingface.md").read_text()
+    refused = {name for name, field in folder.FIELDS.items() if field.how == "one value"}
+    assert all(f"`{name}`" in text for name in refused | folder.ACTIVATIONS.keys())
