@@ -1,9 +1,10 @@
 """How variance travels through depth at initialisation: the stability that unit gain promises, without training anything.
 
 Two networks. `stack`: x -> F(W x), W Gaussian of variance 1/width, without normalisation or residual: the papers' argument
-(arXiv 2502.01247). E F^2 = s^2 and E F'^2 = 1 make variance 1 a fixed point of both directions. Forward it attracts where
--2 < E[F F''] < 0, since d E F(sqrt(q) z)^2 / dq = E F'^2 + E[F F'']; otherwise deviations grow with depth. `gpt`: our pre-norm
-GPT, whose residual stream adds up instead.
+(arXiv 2502.01247). E F^2 = s^2 and E F'^2 = 1 make variance 1 a fixed point of both directions. **The rule**: a wide layer maps
+the variance q to V(q) = E F(sqrt(q) z)^2, whose slope at 1 is E F'^2 + E[F F'']; deviations (finite width, the law's tails)
+shrink where that lies between -1 and 1, at unit gain where -2 < E[F F''] < 0, and grow with depth otherwise. `rule` computes
+it. `gpt`: our pre-norm GPT, whose residual stream adds up instead.
 
 Forward is E h^2 after layer l over E h^2 before the first; backward is E (dL/dh)^2 at layer l over that after the last, L the
 product of the output with Gaussian noise. Where they are not finite they are None.
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import activations
+from activations import registry
 from comparison.document import Table
 from config.schema import GPTConfig
 from model import GPT
@@ -41,13 +43,30 @@ def measure(specs: Sequence[str], depths: Sequence[int], width: int, seeds: int)
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """What is left of the second moments after all layers, in both directions: geometric mean over seeds (least to most)."""
+    """What is left of the second moments after all layers, in both directions: geometric mean over seeds (least to most).
+
+    And what the rule says of the stack: E F^2, E F'^2 and E[F F''] of the activation for N(0, 1) inputs.
+    """
     lines = []
+    told = {spec: tuple(f"{value:.3g}" for value in rule(spec)) for spec in {row["activation"] for row in rows}}
     for key in dict.fromkeys((row["network"], row["activation"], row["depth"]) for row in rows):
         members = [row for row in rows if (row["network"], row["activation"], row["depth"]) == key]
         ends = (_told([row["forward"][-1] for row in members]), _told([row["backward"][0] for row in members]))
-        lines.append((*map(str, key), *ends))
-    return Table(("network", "activation", "depth", "forward", "backward"), tuple(lines))
+        lines.append((*map(str, key), *ends, *(told[key[1]] if key[0] == "stack" else ("", "", ""))))
+    return Table(("network", "activation", "depth", "forward", "backward", "E F^2", "E F'^2", "E[F F'']"), tuple(lines))
+
+
+def rule(spec: str) -> tuple[float, float, float]:
+    """E F^2, E F'^2 and E[F F''] under N(0, 1), F'' with its impulses at kinks: the last is V'(1) - E F'^2.
+
+    Variance 1 is a fixed point where E F^2 = 1. It attracts where -1 < E F'^2 + E[F F''] < 1, and gradients keep their size on
+    the way back where E F'^2 = 1.
+    """
+    act = activations.build(spec, registry.parse(spec)[1].get("groups", 1))
+    h = 1e-3
+    wider, narrower = (activations.gains(act, math.sqrt(1 + step))[0] for step in (h, -h))
+    second, slope = activations.gains(act, 1.0)
+    return second, slope, (wider - narrower) / (2 * h) - slope
 
 
 def _told(ends: Sequence[float | None]) -> str:
