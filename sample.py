@@ -43,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
+    except OSError as error:
+        print(f"sample.py: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     return 0
@@ -251,7 +254,7 @@ def _prompts(options: argparse.Namespace) -> list[str]:
         return [os.fsencode(prompt).decode("utf-8", errors="replace") for prompt in options.prompt]
     if options.prompt_file is not None:
         path = Path(options.prompt_file)
-        if not path.is_file():
+        if not os.path.isfile(path):  # False too for a name too long
             raise ValueError(f"--prompt_file {options.prompt_file!r} is not a file")
         text = path.read_bytes().decode("utf-8", errors="replace")
         return [line for line in text.split("\n") if line.strip()] or [""]

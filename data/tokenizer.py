@@ -73,7 +73,7 @@ def find_file(name: str, *folders: str | Path) -> tuple[Path, bytes]:
         places = [Path(name)]
     else:
         raise ValueError(f"tokenizer {name!r} is unknown; choose one of: {', '.join(LOADERS)}, or the path of a {FILE}")
-    found = [place for place in places if place.is_file()]
+    found = [place for place in places if os.path.isfile(place)]  # False too for a name too long
     if not found:
         where = " nor ".join(map(str, places)) or name
         raise ValueError(f"tokenizer file {where} does not exist; name it: --tokenizer PATH/{FILE}")

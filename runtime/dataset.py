@@ -63,7 +63,10 @@ def open_dataset(config: Config, check_tokens: bool) -> Dataset:
     known = meta.vocab_size if meta else _foreign_ids(config, name, train, val)
     vocab_size = config.vocab_size or known
     if vocab_size < known:
-        raise ValueError(f"vocab_size={vocab_size} is below the {known} ids of {folder}; type --vocab_size 0")
+        raise ValueError(
+            f"vocab_size={vocab_size} is below the {known} ids of {folder} (tokenizer {name}); type --vocab_size 0"
+            + ("" if meta else ", or --tokenizer none where another tokenizer wrote them")
+        )
     places = (folder, config.out_dir)
     lengths = byte_lengths(name, *places)
     if meta and lengths is not None and meta.vocab_size != len(lengths):

@@ -85,6 +85,8 @@ def test_a_gpt2_folder_is_sampled_like_a_run(small: Config, tmp_path: Path, caps
         (["RUN", "--num_samples", "0"], "--num_samples 0 is outside 1"),
         (["RUN", "--max_new_tokens", "many"], "invalid int value: 'many'"),
         (["RUN", "--prompt", "a", "--prompt_file", "b"], "--prompt and --prompt_file are both given"),
+        (["RUN", "--prompt_file", "x" * 5000], "is not a file"),
+        (["RUN", "--tokenizer", "x" * 5000 + ".json"], "does not exist"),
         (["RUN", "--prompt_file", "no/such"], "--prompt_file 'no/such' is not a file"),
         (["RUN", "--stop", ""], "--stop is empty"),
         (["RUN", "--tokenizer", "klingon"], "tokenizer 'klingon' is unknown"),
