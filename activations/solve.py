@@ -83,7 +83,7 @@ def variable_projection(design: Callable[[Tensor], Tensor], right: Tensor, start
     best, basis = _project(design, right, start)
     damping = 1e-3
     for _ in range(steps):
-        tangent = _jacobian(lambda theta, c=best.c: design(theta) @ c, best.theta)
+        tangent = _jacobian(design, best)
         J = basis @ (basis.T @ tangent) - tangent
         r = right - design(best.theta) @ best.c
         scale = J.norm(dim=0).clamp(min=1e-12 * J.norm() + 1e-30)
@@ -135,14 +135,14 @@ def _project(design: Callable[[Tensor], Tensor], right: Tensor, theta: Tensor) -
     return Projection(float(misfit), theta, c), U[:, S > ROUNDING]
 
 
-def _jacobian(residuals: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
-    """(N, k) by k reverse passes: v -> J^T v is linear, and its derivative is J^T.
+def _jacobian(design: Callable[[Tensor], Tensor], at: Projection) -> Tensor:
+    """d(design(theta) c)/d theta at a projection's theta and c, (N, k), by k reverse passes: J^T is v -> J^T v's derivative.
 
     Not torch.func.jacfwd nor forward_ad: both import the compiler at first use, 1.4 s; so does passing v as grad_outputs.
     """
     with torch.enable_grad():
-        theta = theta.detach().requires_grad_()
-        r = residuals(theta)
+        theta = at.theta.detach().requires_grad_()
+        r = design(theta) @ at.c
         v = torch.zeros_like(r, requires_grad=True)
         (pulled_back,) = torch.autograd.grad((r * v).sum(), theta, create_graph=True)
         columns = [torch.autograd.grad(entry, v, retain_graph=True)[0] for entry in pulled_back]

@@ -232,7 +232,7 @@ def compare_losses(config: Config, seeds: int) -> list[Row]:
 
 def write_shards(folder: Path) -> None:
     """Bytes of the standard library's sources as foreign shards: a corpus that is there, with text in it."""
-    text = "".join(read_documents(plan_pystdlib(0.02).open(Path(), "").parts)).encode()[:4_000_000]
+    text = "".join(filter(None, read_documents(plan_pystdlib(0.02).open(Path(), "").parts))).encode()[:4_000_000]
     tokens = np.frombuffer(text, dtype=np.uint8).astype("<u2")
     for split, part in (("val", tokens[:100_000]), ("train", tokens[100_000:])):
         (folder / f"{split}_000000.bin").write_bytes(header(part.size) + part.tobytes())

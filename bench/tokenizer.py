@@ -19,8 +19,9 @@ from itertools import islice
 from pathlib import Path
 
 from data.corpora import Corpus, Plan, plan_pystdlib
+from data.part import Part
 from data.prepare import write_corpus
-from data.sources import Part, read_documents
+from data.sources import read_documents
 from data.tokenizer import gpt2_encoding
 from runtime.files import write_json
 
@@ -65,7 +66,7 @@ def measure(documents: list[str], threads: int, repeats: int) -> dict[str, float
 
 def make_documents(size: int) -> list[str]:
     """Pieces of the standard library's sources, repeated up to that many bytes."""
-    text = "".join(read_documents(plan_pystdlib(0.02).open(Path(), "").parts))
+    text = "".join(filter(None, read_documents(plan_pystdlib(0.02).open(Path(), "").parts)))
     pieces = [text[at : at + DOCUMENT_CHARACTERS] for at in range(0, len(text), DOCUMENT_CHARACTERS)]
     return list(islice((piece for _ in range(size // len(text) + 1) for piece in pieces), size // DOCUMENT_CHARACTERS))
 
