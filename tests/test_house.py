@@ -110,11 +110,13 @@ WRITES = {
     "runtime/log.py": "appends rows; links are refused before",
     "data/lock.py": "the lock file; a link is refused",
     "data/shards.py": "the data package imports nothing of ours: its own writer of the same kind",
+    "data/hub.py": "a download under another name, renamed when whole",
     "data/writer.py": "shards under a partial name, renamed when whole",
     "pretrained/folder.py": "lies below runtime; a folder of its own",
     "pretrained/tokenizers.py": "lies below runtime; a folder of its own",
     "comparison/canvas.py": "a picture in memory",
     "activations/plot.py": "a picture in memory",
+    "export.py": "inside a temporary folder of the writer",
     "bench/step.py": "shards in a temporary folder, and a switch of the kernel's",
     "bench/activations.py": "savefig, called by the writer",
     "bench/scaling.py": "savefig, called by the writer",
@@ -123,7 +125,7 @@ WRITES = {
 WRITERS = {
     "write_text", "write_bytes", "savefig", "to_csv", "to_parquet", "tofile", "savetxt", "savez", "save_file",
     "torch.save", "np.save", "numpy.save", "json.dump", "pickle.dump", "os.open", "os.rename", "os.replace", "os.link",
-    "shutil.copy", "shutil.copy2", "shutil.copyfile", "shutil.move", "TextIOWrapper",
+    "shutil.copy", "shutil.copy2", "shutil.copyfile", "shutil.move",
 }  # fmt: skip
 
 
