@@ -101,6 +101,7 @@ def test_nothing_points_outside() -> None:
         if path and (ROOT / path).suffix in (".py", ".md", ".toml", ".txt", "") and (ROOT / path).is_file():
             text = (ROOT / path).read_text(errors="replace")
             assert "../" + "shared" not in text, path
+            assert not any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in text.splitlines()), f"{path}: conflict markers"
 
 
 # Where files are opened for writing, renamed or saved outside runtime/files.py, the one atomic writer, and why.
