@@ -11,16 +11,14 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from safetensors.torch import save_file
-
 from config.foreign import read_object
 from config.schema import Config
 from data import tokenizer
+from data.files import reason, write_atomically, write_json, write_tensors, write_text
 from data.tokenizer import Tokenizer
 from model import GPT
 from pretrained import folder, tokenizers
 from runtime import checkpoint, log
-from runtime.files import reason, write_atomically
 
 MODELING = Path(__file__).with_name("pretrained") / "modeling_learnable_gpt2.py"
 
@@ -57,7 +55,7 @@ def export(run: str, out: Path, which: str) -> None:
         write_model(gpt, words, place)
         if words:
             tokenizers.write(place, words, config.block_size)
-        (place / "README.md").write_text(card, encoding="utf-8")
+        write_text(place / "README.md", card)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, write)
@@ -89,9 +87,9 @@ def write_model(gpt: GPT, words: Tokenizer | None, place: Path) -> None:
         }
         state = {folder.exported_name(name): tensor for name, tensor in state.items()}
         shutil.copyfile(MODELING, place / MODELING.name)
-    save_file(state, place / "model.safetensors", metadata={"format": "pt"})
-    for name, content in (("config.json", fields | ends), ("generation_config.json", ends)):
-        (place / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_tensors(place / "model.safetensors", state)
+    write_json(place / "config.json", fields | ends)
+    write_json(place / "generation_config.json", ends)
 
 
 def model_card(gpt: GPT, config: Config, words: Tokenizer | None, run_dir: Path, step: int) -> str:

@@ -31,9 +31,10 @@ from data.corpora import (
     plan_pystdlib,
     plan_text,
 )
+from data.files import sweep, write_bytes
 from data.hub import FETCHED
 from data.lock import locked
-from data.shards import META, Meta, Tokens, open_split, read_meta, verify, write_bytes, write_meta
+from data.shards import META, Meta, Tokens, open_split, read_meta, verify, write_meta
 from data.sources import read_documents
 from data.tokenizer import Tokenizer
 from data.writer import ShardWriter
@@ -84,6 +85,7 @@ def prepare_dataset(arguments: argparse.Namespace) -> Iterator[str]:
     else:
         out.mkdir(parents=True, exist_ok=True)
         with locked(out):
+            sweep(out)
             meta = find_finished(out, settings) or write_corpus(plan, settings, out, arguments.workers, arguments.tokenizer)
         yield f"{out} is prepared"
     yield from meta.notes

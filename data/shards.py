@@ -18,6 +18,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from data.files import write_json
+
 Ids = npt.NDArray[np.uint16]
 
 MAGIC, VERSION = 20240520, 1
@@ -181,7 +183,7 @@ def read_meta(data_dir: str | Path, name: str = META) -> Meta | None:
 
 def write_meta(data_dir: str | Path, meta: Meta, name: str = META) -> None:
     """Writes `meta.json` (or another file of that form) atomically."""
-    write_bytes(Path(data_dir) / name, (json.dumps(asdict(meta), indent=1) + "\n").encode())
+    write_json(Path(data_dir) / name, asdict(meta))
 
 
 def verify(data_dir: str | Path) -> list[str]:
@@ -229,22 +231,6 @@ def header(count: int) -> bytes:
 def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all: temporary name, fsync, rename."""
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)  # a link of that name would be written through
-    with partial.open("wb") as file:
-        file.write(content)
-        sync(file)
-    os.replace(partial, path)
-
-
-def sync(file: Any) -> None:
-    """Forces what was written to an open file onto the disk."""
-    file.flush()
-    os.fsync(file.fileno())
 
 
 class _Shard:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
-from data.shards import HEADER_BYTES, TOKEN_BYTES, Ids, file_sha256, header, sync
+from data.shards import HEADER_BYTES, TOKEN_BYTES, Ids, file_sha256, header
 
 PARTIAL = ".partial"
 
@@ -43,7 +43,8 @@ class ShardWriter:
     def sync(self) -> None:
         """Forces everything written so far onto the disk."""
         if self._file is not None:
-            sync(self._file)
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Finishes the last shard, whose header gets the count that it came to."""
@@ -68,7 +69,8 @@ class ShardWriter:
         return self._whole.with_name(self._whole.name + PARTIAL)
 
     def _finish(self, file: BinaryIO) -> None:
-        sync(file)
+        file.flush()
+        os.fsync(file.fileno())
         file.close()
         digest = file_sha256(self._partial)
         os.replace(self._partial, self._whole)

@@ -12,7 +12,6 @@ FIELDS says of every field of a config.json what happens to it. A field outside 
 keeps every key that anybody ever wrote into a config, and its GPT-2 ignores those that it does not know.
 """
 
-import json
 import logging
 import math
 import pickle
@@ -22,12 +21,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from activations import registry
 from config.foreign import check_size, load_safetensors, read_object
 from config.schema import GPTConfig
+from data.files import write_json, write_tensors
 
 logger = logging.getLogger("pretrained")
 
@@ -140,9 +139,8 @@ def read(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
 def write(directory: Path, config: GPTConfig, state: dict[str, Tensor]) -> None:
     """Write config.json and model.safetensors; `state` is what `GPT.gpt2_state_dict` gives."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(with_biases(state, config), directory / "model.safetensors", metadata={"format": "pt"})
-    fields = gpt2_fields(config) | own_fields(config)
-    (directory / "config.json").write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+    write_tensors(directory / "model.safetensors", with_biases(state, config))
+    write_json(directory / "config.json", gpt2_fields(config) | own_fields(config))
 
 
 def gpt2_fields(config: GPTConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from config.foreign import JSON_BYTES, read_object
+from data.files import write_bytes, write_json, write_text
 from data.tokenizer import END_OF_TEXT, FILE, GPT2_DIGEST, GPT2_IDS, Tokenizer
 
 _OTHERS = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "bpe.codes")
@@ -42,9 +43,9 @@ def write(folder: Path, words: Tokenizer, block_size: int) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": words.eot_text, "eos_token": words.eot_text,
         "model_max_length": block_size, "clean_up_tokenization_spaces": False,
     }  # fmt: skip
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", settings)
     if words.content:  # it came from such a file
-        (folder / FILE).write_bytes(words.content)
+        write_bytes(folder / FILE, words.content)
         return
     letters = byte_letters()
     pieces = [words.decode_bytes([index]) for index in range(words.eot)]
@@ -63,7 +64,7 @@ def write(folder: Path, words: Tokenizer, block_size: int) -> None:
             "merges": [[spelled[left], spelled[right]] for left, right in merges],
         },
     }  # fmt: skip
-    (folder / FILE).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / FILE, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def byte_letters() -> list[str]:

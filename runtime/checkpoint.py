@@ -22,10 +22,11 @@ from torch import Tensor
 
 from config.foreign import read_object, read_tensors
 from config.schema import Config, from_dict, names
+from data import files
+from data.files import remove, write_atomically, write_json, write_text
 from data.shards import file_sha256
 from data.tokenizer import FILE as TOKENIZER
 from model import GPT
-from runtime.files import remove, write_atomically, write_json, write_text
 
 FILES = ("model.safetensors", "state.pt", "config.json")
 SUMS = "SHA256SUMS"
@@ -139,8 +140,8 @@ def _folders(root: Path) -> list[Path]:
 
 def sweep(out_dir: Path) -> None:
     """Remove what a killed process left half-written."""
-    for leftover in [*out_dir.glob(".*.tmp"), *(out_dir / "checkpoints").glob(".*.tmp")]:
-        remove(leftover)
+    files.sweep(out_dir)
+    files.sweep(out_dir / "checkpoints")
 
 
 def find(run: str | Path, which: str = "best") -> Path:

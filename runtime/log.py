@@ -21,7 +21,7 @@ import torch
 
 from config.foreign import read_object
 from config.schema import Config
-from runtime.files import write_json, write_text
+from data.files import write_json, write_text
 from runtime.weights_and_biases import Board
 
 logger = logging.getLogger("train")

@@ -22,14 +22,13 @@ from activations import telemetry
 from config.schema import Config, names
 from data import shards
 from data.batches import Batch, Batches
+from data.files import write_bytes, write_json
 from data.lock import locked
-from data.shards import write_bytes
 from data.tokenizer import FILE
 from model import GPT
 from runtime import checkpoint, distributed, log, memory, optim
 from runtime.dataset import Dataset, open_dataset
 from runtime.distributed import Processes
-from runtime.files import write_json
 from runtime.hardware import autocast, describe, pick_dtype, retain_memory, set_determinism, why_not_compile
 from runtime.progress import Progress
 from runtime.state import load_optimizer, load_scaler, read_progress

@@ -104,17 +104,14 @@ def test_nothing_points_outside() -> None:
             assert not any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in text.splitlines()), f"{path}: conflict markers"
 
 
-# Where files are opened for writing, renamed or saved outside runtime/files.py, the one atomic writer, and why.
+# Where files are opened for writing, renamed or saved outside data/files.py, the one atomic writer, and why.
 WRITES = {
-    "runtime/files.py": "the writer",
+    "data/files.py": "the writer",
     "runtime/checkpoint.py": "inside a temporary folder of the writer",
     "runtime/log.py": "appends rows; links are refused before",
     "data/lock.py": "the lock file; a link is refused",
-    "data/shards.py": "the data package imports nothing of ours: its own writer of the same kind",
     "data/hub.py": "a download under another name, renamed when whole",
     "data/writer.py": "shards under a partial name, renamed when whole",
-    "pretrained/folder.py": "lies below runtime; a folder of its own",
-    "pretrained/tokenizers.py": "lies below runtime; a folder of its own",
     "comparison/canvas.py": "a picture in memory",
     "activations/plot.py": "a picture in memory",
     "export.py": "inside a temporary folder of the writer",
@@ -136,7 +133,7 @@ def writes(path: str) -> list[str]:
     ours = {
         alias.asname or alias.name
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module in ("runtime.files", "data.shards")
+        if isinstance(node, ast.ImportFrom) and node.module in ("data.files", "runtime.files")
         for alias in node.names
     }
     found = []
@@ -154,7 +151,7 @@ def writes(path: str) -> list[str]:
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if not path.startswith("faults/")])
 def test_every_write_goes_through_the_one_writer(path: str) -> None:
-    assert bool(writes(path)) <= (path in WRITES), f"use runtime.files: {writes(path)}"
+    assert bool(writes(path)) <= (path in WRITES), f"use data.files: {writes(path)}"
 
 
 def test_the_files_that_write_by_themselves_still_do() -> None:

@@ -273,14 +273,6 @@ def test_any_json_is_refused_or_read(content: Any, folder: Path) -> None:
             read_meta(folder, "other.json")
 
 
-def test_text_is_not_written_through_a_link(tmp_path: Path) -> None:
-    victim = tmp_path / "victim"
-    victim.write_text("mine")
-    (tmp_path / "meta.json.partial").symlink_to(victim)
-    shards.write_bytes(tmp_path / "meta.json", b"ours")
-    assert (victim.read_text(), (tmp_path / "meta.json").read_text()) == ("mine", "ours")
-
-
 def test_a_shard_cut_while_it_is_read_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
     """A memory mapping would end in SIGBUS here."""
     count = 200_000

@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import activations
+from config.schema import GPTConfig
+from data import tokenizer
 from model import GPT
-from pretrained import folder
+from pretrained import folder, tokenizers
 
 IDS = torch.randint(0, 257, (2, 40), generator=torch.Generator().manual_seed(0))
 SIZES = {"n_layer": 3, "n_head": 2, "n_embd": 32, "n_positions": 64, "vocab_size": 257}
@@ -288,3 +290,32 @@ def test_the_document_names_every_activation_and_refused_field() -> None:
     text = (Path(folder.__file__).parents[1] / "docs" / "huggingface.md").read_text()
     refused = {name for name, field in folder.FIELDS.items() if field.how == "one value"}
     assert all(f"`{name}`" in text for name in refused | folder.ACTIVATIONS.keys())
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    """save_pretrained and the tokenizer's files replace what is there: a stranger's folder may link to files outside."""
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    out = tmp_path / "folder"
+    out.mkdir()
+    for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
+        (out / name).symlink_to(victim)
+    GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=8, vocab_size=257)).save_pretrained(out)
+    tokenizers.write(out, tokenizer.load("bytes"), 8)
+    assert victim.read_text() == "mine"
+    assert GPT.from_pretrained(out).config.n_embd == 8
+    assert not any(path.is_symlink() for path in out.iterdir())
+
+
+def test_a_disk_that_fails_leaves_the_folder_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=8, vocab_size=257))
+    model.save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        GPT(model.config, seed=1).save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

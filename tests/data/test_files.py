@@ -4,8 +4,20 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
-from runtime.files import append, reason, remove, write_atomically, write_bytes, write_json, write_text
+from data.files import (
+    append,
+    reason,
+    remove,
+    sweep,
+    write_atomically,
+    write_bytes,
+    write_json,
+    write_tensors,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -81,3 +93,20 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     with append(tmp_path / "own" / "job.log") as log:
         log.write(b"said")
     assert (tmp_path / "own" / "job.log").read_bytes() == b"said"
+
+
+def test_sweep_takes_the_writer_s_leftovers_alone(tmp_path: Path) -> None:
+    for name in (".a.json.7.tmp", ".old.7.removed.tmp", ".notes.tmp", "a.7.tmp"):
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".notes.tmp", "a.7.tmp"]
+
+
+def test_a_full_disk_is_an_os_error_for_tensors_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match=r"w\.safetensors cannot be written .* bytes are free there"):
+        write_tensors(tmp_path / "w.safetensors", {"a": torch.zeros(1)})
+    assert os.listdir(tmp_path) == []
