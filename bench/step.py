@@ -38,7 +38,8 @@ from data.corpora import plan_pystdlib
 from data.shards import header
 from data.sources import read_documents
 from runtime.hardware import measured_peak_flops, peak_memory_bytes, pick_device
-from runtime.run import Run, set_up
+from runtime.run import Run
+from runtime.setup import set_up
 
 SHAPES: dict[str, dict[str, Any]] = {
     # 6 layers, 384 wide, 4,096 tokens a step: what issue and README compare on CPUs.
@@ -159,7 +160,9 @@ def compare_times(config: Config, names: list[str], rounds: int, limit: float = 
 
 def work(pipe: Connection, config: Config, is_plain: bool) -> None:
     """A contender: takes as many steps as it is told, answers with the seconds of one; told 0, with its peak memory."""
-    with mock.patch("runtime.run.retain_memory") if is_plain else contextlib.nullcontext():  # plain PyTorch leaves malloc alone
+    with (
+        mock.patch("runtime.setup.retain_memory") if is_plain else contextlib.nullcontext()
+    ):  # plain PyTorch leaves malloc alone
         run = set_up(config)
     with run.resources:
         device = run.processes.device
@@ -168,9 +171,9 @@ def work(pipe: Connection, config: Config, is_plain: bool) -> None:
             torch.set_float32_matmul_precision("highest")
             groups = activations.parameter_groups(run.gpt, config.learning_rate, config.weight_decay)
             run.optimizer = torch.optim.AdamW(groups, betas=(config.beta1, config.beta2))
-            batches = (run.batches.read(step, run.rows) for step in count())
+            batches = (run.read_batch(step) for step in count())
         else:
-            batches = run.resources.enter_context(Prefetcher(lambda step: run.batches.read(step, run.rows)))
+            batches = run.resources.enter_context(Prefetcher(run.read_batch))
         steps = enumerate(batches)
         started = time.perf_counter()
         run.warm_up()

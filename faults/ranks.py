@@ -72,8 +72,8 @@ def cases(folder: Path) -> tuple[Config, list[Case]]:
         Case("another torch", ("rank 1 has torch version '9.9'",), patches=(("torch.__version__", "9.9"),)),
         Case("another commit", ("rank 1 has code commit 'fedcba'",), patches=(("runtime.log.provenance", other_commit),)),
         Case("no device", ("rank 1: device 'cuda:9'",), other={"device": "cuda:9"}),
-        Case("set-up fails", ("rank 1: no room on this machine",), patches=(("runtime.run.check_batch", fail),)),
-        Case("the disk fails", ("rank 1: [Errno 5] no luck",), patches=(("runtime.run.find_checkpoint", fail_to_read),)),
+        Case("set-up fails", ("rank 1: no room on this machine",), patches=(("runtime.setup.check_batch", fail),)),
+        Case("the disk fails", ("rank 1: [Errno 5] no luck",), patches=(("runtime.setup.find_checkpoint", fail_to_read),)),
         Case("float16, its loss infinite", stops, 1, half, patches=(("train.take_step", infinite_loss),)),
         Case(
             "float16, its loss infinite, skip", (f"step {AT + 1} is skipped", "Next:"), 0, half | {"nonfinite": "skip"},
@@ -81,7 +81,7 @@ def cases(folder: Path) -> tuple[Config, list[Case]]:
         ),
         Case(
             "killed in set-up", ("rank 0 waited for another one, which is lost or hangs (timeout_s=2)",), 1,
-            {"timeout_s": 2.0}, patches=(("runtime.run.check_batch", die),), lost=True,
+            {"timeout_s": 2.0}, patches=(("runtime.setup.check_batch", die),), lost=True,
         ),
     ]  # fmt: skip
 
@@ -107,7 +107,7 @@ def apart(case: Case, config: Sequence[Config], folder: Path) -> None:
     port, log = free_port(), folder / f"{case.name.replace(' ', '-')}.log"
     both = [
         Child("train", [PRESET, *arguments(own)], log.with_suffix(f".{rank}.log"), inject, worker(rank, 2, port))
-        for rank, (own, inject) in enumerate(zip(config, (Patch(COMMON), Patch(COMMON + case.patches)), strict=True))
+        for rank, (own, inject) in enumerate(zip(config, (Patch(()), Patch(case.patches)), strict=True))
     ]
     if case.code == 2 or case.lost:
         one_line(both[0], case.code, *case.said)
@@ -159,13 +159,7 @@ def die(*_: object) -> None:
     os._exit(9)
 
 
-def peak(*_: object) -> tuple[float, str]:
-    """No measurement: in float16 a CPU takes half a minute for it."""
-    return 1e9, "not measured"
-
-
 _take_step = train.take_step
-COMMON = (("train.peak_flops", peak),)  # replaced in both ranks
 
 
 def infinite_loss(run: Run, step: int, batch: Any) -> Any:

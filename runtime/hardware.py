@@ -5,6 +5,7 @@ import ctypes
 import functools
 import importlib.util
 import logging
+import math
 import os
 import platform
 import re
@@ -104,15 +105,21 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
 
 @functools.cache
 def measured_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the best of several large matrix products."""
-    n = 8192 if device.type == "cuda" else 512  # float16 on a CPU is slow enough to make more than this a wait
-    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(4 if device.type == "cuda" else 40):  # the first one warms up, and other programs take their share
+    """FLOP/s of the best of several matrix products; a product that would end after the time limit is not begun.
+
+    A CPU that does not compute in `dtype` takes seconds for a large one (float16: 0.4 GFLOP/s), and other ranks may wait.
+    """
+    sizes, limit_s = ((8192,) * 4, 5.0) if device.type == "cuda" else ((128,) * 3 + (512,) * 40, 0.5)
+    best, deadline = 0.0, math.inf
+    for n in sizes:  # the first product warms up, and other programs take their share
+        if best and time.perf_counter() + 2 * n**3 / best > deadline:
+            break
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         started = time.perf_counter()
+        deadline = min(deadline, started + limit_s)
         float((a @ b)[0, 0])  # waits for the device
-        best = min(best, time.perf_counter() - started)
-    return 2 * n**3 / best
+        best = max(best, 2 * n**3 / (time.perf_counter() - started))
+    return best
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -6,7 +6,7 @@ from types import FrameType, TracebackType
 
 from runtime.distributed import Processes
 
-# Exit codes are 128 + the number, as a shell reports a process that the signal killed. Windows has no SIGUSR1 and no SIGHUP.
+# Windows has no SIGUSR1 and no SIGHUP.
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 
 
@@ -17,6 +17,11 @@ class StoppedError(Exception):
         super().__init__(number.name)
         self.number = number
 
+    @property
+    def exit_code(self) -> int:
+        """As a shell reports a process that the signal killed."""
+        return 128 + int(self.number)
+
 
 class StopSignals:
     """While entered, notes the first stop signal in `received`; a second SIGINT interrupts at once, as Ctrl-C twice should."""
@@ -26,15 +31,13 @@ class StopSignals:
         self._previous: dict[signal.Signals, object] = {}
 
     def counts(self) -> list[int]:
-        """One 0 or 1 per stop signal; summed over ranks, every rank knows what any of them was told."""
+        """One 0 or 1 per stop signal; summed over ranks, every rank knows what any of them was asked."""
         return [int(self.received == number) for number in STOP_SIGNALS]
 
     def check(self, processes: Processes) -> None:
-        """Raises StoppedError on every rank where any of them has been told to stop. Every rank calls it equally often."""
-        counts = processes.sum_integers(self.counts())
-        for number, count in zip(STOP_SIGNALS, counts, strict=True):
-            if count:
-                raise StoppedError(number)
+        """Raises StoppedError on every rank where any of them has been asked to stop. Every rank calls it equally often."""
+        if stop := first_of(processes.sum_integers(self.counts())):
+            raise stop
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
@@ -52,3 +55,8 @@ class StopSignals:
         if self.received is signal.SIGINT and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number)
+
+
+def first_of(counts: list[int]) -> StoppedError | None:
+    """The first stop signal that some rank has, by the sums of `StopSignals.counts` over all ranks."""
+    return next((StoppedError(number) for number, count in zip(STOP_SIGNALS, counts, strict=True) if count), None)

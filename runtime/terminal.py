@@ -3,6 +3,17 @@
 import sys
 from typing import Any
 
+from tqdm import tqdm
+
+from runtime import distributed
+
+
+def say(*lines: str, everywhere: bool = False) -> None:
+    """Write lines that do not tear the progress bar; rank 0 alone does, unless `everywhere`."""
+    if everywhere or distributed.is_main():
+        for line in lines:
+            tqdm.write(line, file=Terminal())
+
 
 class Terminal:
     """stderr as it is now. What it cannot take (a closed terminal, a full disk under a log file) is dropped.

@@ -1,6 +1,7 @@
 """The device and the types are what was asked for, or one line says why not."""
 
 import os
+import types
 
 import pytest
 import torch
@@ -50,6 +51,30 @@ def test_peak_is_the_data_sheet_s_where_the_device_is_known(monkeypatch: pytest.
     peak, source = peak_flops(torch.device("cpu"), torch.float32)
     assert source == "measured matrix product"
     assert 1e8 < peak < 1e14
+
+
+@pytest.mark.parametrize(("flops", "largest"), [(0.4e9, 128), (40e9, 512)])
+def test_a_cpu_is_measured_within_half_a_second(monkeypatch: pytest.MonkeyPatch, flops: float, largest: int) -> None:
+    """By a clock of its own; in float16 (0.4 GFLOP/s) forty large products took half a minute, and other ranks waited."""
+    now, sizes = [0.0], []
+
+    class Matrix:
+        def __init__(self, n: int, *_: int, device: torch.device) -> None:
+            self.n = n
+
+        def to(self, dtype: torch.dtype) -> "Matrix":
+            return self
+
+        def __matmul__(self, other: "Matrix") -> torch.Tensor:
+            sizes.append(self.n)
+            now[0] += 2 * self.n**3 / flops
+            return torch.ones(1, 1)
+
+    monkeypatch.setattr(hardware.torch, "randn", Matrix)
+    monkeypatch.setattr(hardware, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    assert hardware.measured_peak_flops.__wrapped__(torch.device("cpu"), torch.float16) == pytest.approx(flops)
+    assert max(sizes) == largest
+    assert now[0] <= 0.5
 
 
 @pytest.mark.parametrize(("given", "used"), [(None, ":4096:8"), (":16:8", ":16:8")])

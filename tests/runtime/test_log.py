@@ -9,15 +9,17 @@ import types
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.schema import Config
 from faults.runs import rows
 from runtime.log import Metrics, config_hash, cut, read
+from runtime.setup import set_up
 from tests.runs import train_here
 
 
+@settings(deadline=None)  # the disk's time says nothing
 @given(st.integers(0, 30), st.integers(0, 40), st.integers(0, 60))
 def test_cut_at_any_step_after_any_crash(written: int, step: int, torn: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -64,6 +66,9 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_again(small: Config)
     out_dir = Path(small.out_dir)
     out_dir.mkdir()
     (out_dir / "metrics.jsonl").write_text('{"step": 0, "val_loss": 5.0}\n{"step": 1, "train_loss": 5.0}\n{"st')
+    with pytest.raises(ValueError, match=r"holds the rows of a run whose config\.json is gone; remove its metrics\.jsonl, or"):
+        set_up(small)
+    (out_dir / "config.json").write_text(json.dumps(dataclasses.asdict(small)))
     train_here(small)
     assert [row["step"] for row in rows(small) if "val_loss" in row] == [0, 6, 12]
     assert [row["step"] for row in rows(small) if "train_loss" in row] == list(range(1, 13))

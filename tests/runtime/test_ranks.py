@@ -24,7 +24,7 @@ def _all_cases(rank: int, folder: str, cases: list[ranks.Case], commands: list[l
         with contextlib.ExitStack() as stack:
             said = stack.enter_context(open(f"{folder}/{index}.{rank}.said", "w"))
             stack.enter_context(contextlib.redirect_stderr(said))
-            for target, value in ranks.COMMON + (case.patches if rank else ()):
+            for target, value in case.patches if rank else ():
                 stack.enter_context(mock.patch(target, value))
             code = train.main([PRESET, *argv[rank]])
         Path(f"{folder}/{index}.{rank}.code").write_text(str(code))

@@ -25,7 +25,8 @@ from faults.runs import ROOT, arguments, assert_same, free_port, rows, weights
 from model import GPT
 from runtime import checkpoint
 from runtime.distributed import Processes
-from runtime.run import Run, check_batch, set_up
+from runtime.run import Run
+from runtime.setup import check_batch, set_up
 from tests.runs import in_processes, train_here
 
 TINY = "config/tiny.py"
@@ -35,14 +36,14 @@ TINY = "config/tiny.py"
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
 def test_ranks_partition_every_global_batch(small: Config, world_size: int, micro_batch_size: int) -> None:
     run = set_up(dataclasses.replace(small, micro_batch_size=micro_batch_size))
-    all_rows = []
+    shares = []
     for rank in range(world_size):
         run.processes = Processes(rank, world_size, rank, torch.device("cpu"))
-        all_rows.append(run.rows)
-    assert sorted(np.concatenate(all_rows).tolist()) == list(range(12))
-    digests = sum(run.batches.read(3, r).digest for r in all_rows)
+        shares.append(run.share)
+    assert sorted(np.concatenate(shares).tolist()) == list(range(12))
+    digests = sum(run.batches.read(3, r).digest for r in shares)
     assert (digests - run.batches.read(3, slice(None)).digest) % 2**64 == 0
-    assert {len(r) for r in all_rows} == {12 // world_size}
+    assert {len(r) for r in shares} == {12 // world_size}
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def first_model(config: Config) -> GPT:
     return run.gpt
 
 
-def test_init_from_a_run_keeps_what_it_learned(small: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_init_from_a_run_keeps_what_it_learned(small: Config, tmp_path: Path) -> None:
     source = train_here(small)
     trained = weights(source, 12)
     started = first_model(dataclasses.replace(small, init_from=source.out_dir, out_dir=str(tmp_path / "next")))
@@ -132,7 +133,6 @@ def test_init_from_a_run_keeps_what_it_learned(small: Config, tmp_path: Path, ca
         dataclasses.replace(small, block_size=half, init_from=source.out_dir, out_dir=str(tmp_path / "cropped"))
     )
     assert torch.equal(cropped.transformer.wpe.weight, trained["transformer.wpe.weight"][:half])
-    assert "block_size 16: the first of the model's 32 positions are kept" in caplog.messages
     with pytest.raises(ValueError, match=r"does not fit this config: layer_norm_epsilon 0\.01 \(it has 1e-05\)"):
         set_up(dataclasses.replace(small, layer_norm_epsilon=0.01, init_from=source.out_dir, out_dir=str(tmp_path / "eps")))
     with pytest.raises(ValueError, match=r"does not fit this config: n_layer 3 \(it has 2\)"):
@@ -197,6 +197,18 @@ def test_a_finished_run_is_left_alone(small: Config, capsys: pytest.CaptureFixtu
     train_here(small)
     assert rows(config) == before
     assert "finished before: step 12" in capsys.readouterr().err
+
+
+def test_a_finished_run_whose_last_loss_is_not_finite_is_left_alone_too(
+    small: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its val_loss is null in metrics.jsonl; before, a TypeError."""
+    config = train_here(small, max_steps=1)
+    path = Path(config.out_dir) / "metrics.jsonl"
+    *earlier, last = rows(config)
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*earlier, last | {"val_loss": None}]))
+    train_here(config)
+    assert "finished before: step 1, val_loss not finite" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -281,35 +293,6 @@ def test_a_signal_in_an_evaluation_is_obeyed_within_a_batch_and_leaves_no_trace(
     best = [(Path(config.out_dir) / "checkpoints" / "best").read_text() for config in (whole, small)]
     assert best[0] == best[1]
     assert train.main(argv) == 0  # finished before
-
-
-def _three_runs(rank: int, folder: str, commands: list[list[str]], ports: list[int]) -> None:
-    """A whole run, one that a signal to rank 1 stops in its second evaluation, and the same command again."""
-    whole, calls = EvaluationWindows.read, [0, 0, 0]
-    for index, (argv, port) in enumerate(zip(commands, ports, strict=True)):
-        os.environ |= worker(rank, 2, port)
-
-        def read(windows: EvaluationWindows, indices: np.ndarray, index: int = index) -> object:
-            calls[index] += 1
-            if (rank, index) == (1, 1) and calls[1] == calls[0] // 3 + 1:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return whole(windows, indices)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(EvaluationWindows, "read", read)
-            assert train.main(argv) == (0, 143, 0)[index]
-    assert calls[1] == calls[0] // 3 + 1, f"{calls}: stopped a batch after the signal, on both ranks"
-    Path(folder, str(rank)).write_text("ended as they should")
-
-
-def test_a_signal_to_one_rank_in_an_evaluation_stops_both_within_a_batch(small: Config, tmp_path: Path) -> None:
-    runs = [
-        dataclasses.replace(small, micro_batch_size=6, out_dir=str(tmp_path / name)) for name in ("whole", "parts", "parts")
-    ]
-    argvs = [[TINY, *arguments(run)] for run in runs]
-    in_processes(_three_runs, (str(tmp_path), argvs, [free_port() for _ in runs]), 2)
-    assert all((tmp_path / str(rank)).exists() for rank in range(2))
-    assert_same(runs[0], runs[1])
 
 
 def test_a_signal_in_eval_only_is_obeyed_within_a_batch(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from config.schema import Config
 from faults.runs import small_config
 from runtime import checkpoint
 from runtime.progress import Progress
-from runtime.run import Run, restore, set_up
+from runtime.run import Run
+from runtime.setup import restore, set_up
 from runtime.state import load_scaler, read_progress
 from tests.runs import train_here
 

@@ -9,7 +9,7 @@ from activations import registry
 from activations.hermite import Hermite
 from config.schema import Config, GPTConfig
 from model import GPT
-from runtime import log, run
+from runtime import log, setup
 from runtime.watch import Watch, coefficients
 from tests.runs import train_here
 
@@ -61,7 +61,7 @@ def test_a_run_says_which_weights_get_no_gradient_from_compiled_code(
 ) -> None:
     """In its telemetry and in one line, by the code that trains: eager gradients are in order here."""
     monkeypatch.setitem(registry.FAMILIES, "severed", f"{__name__}.Severed")
-    monkeypatch.setattr(run, "compile_model", lambda gpt, *_: [gpt, gpt.compile(backend="eager", fullgraph=True)][0])
+    monkeypatch.setattr(setup, "compile_model", lambda gpt, *_: [gpt, gpt.compile(backend="eager", fullgraph=True)][0])
     torch._dynamo.reset()
     config = train_here(small, activation=activation, max_steps=4, telemetry_interval=2, log_interval=1)
     warnings = [line for line in capsys.readouterr().err.splitlines() if "no gradient reaches" in line]

@@ -1,0 +1,109 @@
+"""Which runs may be compared: those that differ in activation, seed and the fields that the comparison says it varies.
+
+Checked, not hoped: configurations field by field, and the hashes that each run took of what it was fed and where it started.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from activations import registry
+from comparison.record import Record
+from config.schema import names
+
+
+def check(records: Sequence[Record], varied: Collection[str]) -> None:
+    """Refuse, by a ValueError that names the first difference, runs that differ in more than activation, seed and `varied`.
+
+    Runs of one seed and one set of varied values must have been fed the same bytes, have started from the same weights
+    outside the activation; values on which neither depends, such as the learning rate, count as none here. Runs of one seed
+    must have computed in one precision unless that is what varies: `dtype=auto` is a different one on different hardware.
+    """
+    if not records:
+        raise ValueError("no finished runs to compare")
+    first = records[0]
+    first_of: dict[tuple[Any, ...], Record] = {}
+    first_of_seed: dict[int, Record] = {}
+    seen: set[tuple[Any, ...]] = set()
+    groups = sorted(set(varied) & set(names(start=True)))
+    for record in records:
+        for name in _differing(first.config, record.config, {*names(compare=("own", "free")), *varied}):
+            raise ValueError(
+                f"{describe(first)} and {describe(record)} differ in {name}: {first.config.get(name)!r} and "
+                f"{record.config.get(name)!r}; give it to --vary if that is what you compare"
+            )
+        if record.data != first.data and "data_dir" not in varied:
+            raise ValueError(
+                f"{describe(first)} and {describe(record)} differ in the data: {_first_difference(first.data, record.data)}"
+            )
+        values = tuple(repr(record.config.get(name)) for name in groups)
+        identity = (record.activation, record.seed, *(repr(record.config.get(name)) for name in sorted(varied)))
+        if identity in seen:
+            raise ValueError(f"there are two runs of {describe(record)}; leave one out")
+        seen.add(identity)
+        peer = first_of.setdefault((record.seed, *values), record)
+        for name, what in (
+            ("data_hash", "the bytes they were fed"),
+            ("init_hash", "their initial weights outside the activation"),
+        ):
+            if getattr(peer, name) != getattr(record, name):
+                raise ValueError(
+                    f"{describe(peer)} and {describe(record)} differ in {what}: {name} {getattr(peer, name)[:12]} and "
+                    f"{getattr(record, name)[:12]}; train them again from one commit and one data folder"
+                )
+        peer = first_of_seed.setdefault(record.seed, record)
+        if _precision(peer) != _precision(record) and not {"dtype", "device"} & set(varied):
+            raise ValueError(
+                f"{describe(peer)} and {describe(record)} differ in precision: {_precision(peer)} and {_precision(record)}, "
+                "which dtype=auto is on their hardware; train one of them again with the other's --dtype"
+            )
+
+
+def same_run(planned: dict[str, Any], finished: dict[str, Any]) -> bool:
+    """Whether a finished run's configuration is the planned one, as far as computation goes."""
+    if planned["seed"] != finished["seed"]:  # soon said, and true of most pairs
+        return False
+    same_activation = registry.check(planned["activation"]) == registry.check(finished["activation"])
+    return same_activation and not changes(planned, finished)
+
+
+def changes(planned: dict[str, Any], earlier: dict[str, Any], free: Collection[str] = ()) -> list[str]:
+    """Fields outside activation, seed and `free` in which a plan differs from an earlier run, as far as computation goes."""
+    resolved = {name for name in names(from_data=True) if not planned[name]}
+    return _differing(planned, earlier, {*names(compare="free"), "activation", "seed", *free, *resolved})
+
+
+def notes(records: Iterable[Record]) -> list[str]:
+    """What differs between runs without making them unfair, for the report: code and machines."""
+    provenances = [record.provenance for record in records]
+    commits = {str(p.get("commit"))[:10] for p in provenances}
+    machines = {str(sorted((p.get("hardware") or {}).items())) for p in provenances}
+    found = []
+    if len(commits) > 1:
+        found.append(f"The runs come from {len(commits)} commits: {', '.join(sorted(commits))}.")
+    if any(p.get("dirty") for p in provenances):
+        found.append("Some runs come from a working tree with uncommitted changes.")
+    if len(machines) > 1:
+        found.append(
+            f"The runs come from {len(machines)} different machines, versions or thread counts: their times do not compare."
+        )
+    return found
+
+
+def describe(record: Record) -> str:
+    """A run in words: activation, seed, and where it lay."""
+    return f"{record.config['activation']} seed {record.seed} ({record.config.get('out_dir') or 'no folder'})"
+
+
+def _precision(record: Record) -> str:
+    """The type that a run's matrix products had, as run.json records it."""
+    return str((record.provenance.get("hardware") or {}).get("dtype"))
+
+
+def _differing(a: dict[str, Any], b: dict[str, Any], skipped: Collection[str]) -> list[str]:
+    """Fields outside `skipped` whose values differ, by name."""
+    return [name for name in sorted(a.keys() | b.keys()) if name not in skipped and a.get(name) != b.get(name)]
+
+
+def _first_difference(a: dict[str, Any], b: dict[str, Any]) -> str:
+    name = next(name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name))
+    return f"{name} {str(a.get(name))[:60]!r} and {str(b.get(name))[:60]!r}"

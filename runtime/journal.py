@@ -1,0 +1,123 @@
+"""What a run writes and says while it trains: rows of metrics.jsonl, the progress bar, lines on the terminal."""
+
+import math
+import time
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from data.batches import Batch
+from runtime import checkpoint
+from runtime.evaluate import Evaluation
+from runtime.hardware import peak_flops, peak_memory_bytes
+from runtime.log import Metrics, update_record
+from runtime.optim import learning_rate
+from runtime.run import Run
+from runtime.terminal import Terminal, say
+
+
+class Journal:
+    """Collects losses and times between training rows. Rank 0 writes, the others take part in the sums. Use it in a `with`."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._metrics: Metrics | None = None
+        if run.processes.is_main:
+            self._metrics = Metrics(run.out_dir, run.config, run.progress.step, run.progress.evaluation_due, run.check_folder)
+        self._loss_sum, self._num_steps = torch.zeros((), device=run.processes.device), 0
+        self._seconds = self._started = 0.0
+        self._peak = math.inf
+        self._bar: Any = None
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar:
+            self._bar.close()
+        if self._metrics:
+            self._metrics.close()
+
+    def begin_steps(self) -> None:
+        """Show the progress bar, and compile."""
+        run = self._run
+        self._bar = tqdm(
+            total=run.config.max_steps,
+            initial=run.progress.step,
+            unit="step",
+            disable=not run.processes.is_main or None,
+            file=Terminal(),
+            dynamic_ncols=True,
+        )
+        if self._metrics:
+            self._peak = peak_flops(run.processes.device, run.dtype)[0]
+        run.warm_up()
+        self.begin_step()
+
+    def begin_step(self) -> None:
+        """The next step's time begins now: evaluations and checkpoints are no part of it."""
+        self._started = time.perf_counter()
+
+    def end_step(self, loss: torch.Tensor) -> float:
+        """Seconds of the step whose mean loss over this process's share is `loss`."""
+        seconds = time.perf_counter() - self._started
+        self._seconds += seconds
+        self._loss_sum, self._num_steps = self._loss_sum + loss, self._num_steps + 1
+        self._bar.update()
+        return seconds
+
+    def log_training(self, grad_norm: float) -> None:
+        """A training row of the steps since the last one, and what `watch` finds in it."""
+        run, config, progress = self._run, self._run.config, self._run.progress
+        loss = run.processes.sum([float(self._loss_sum) / self._num_steps])[0] / run.processes.world_size
+        seconds = self._seconds / self._num_steps
+        say(*run.watch.report(progress.step, loss))
+        if self._metrics:
+            flops = run.gpt.flops_per_token() * config.tokens_per_step
+            self._metrics.write(
+                {
+                    "step": progress.step,
+                    "train_loss": loss,
+                    "lr": learning_rate(progress.step - 1, config),
+                    "grad_norm": grad_norm,
+                    "tokens": progress.step * config.tokens_per_step,
+                    "tokens_per_second": config.tokens_per_step / seconds,
+                    "ms_per_step": 1e3 * seconds,
+                    "mfu": flops / seconds / self._peak / run.processes.world_size,
+                    "elapsed_s": progress.elapsed_s,
+                    "skipped_steps": progress.skipped_steps,
+                    "data_hash": progress.data_hash,
+                }
+            )
+            self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            if self._bar.disable:  # not a terminal: a log file wants lines
+                say(f"step {progress.step}: train_loss {loss:.4f}, {1e3 * seconds:.0f} ms a step")
+        self._loss_sum, self._num_steps, self._seconds = torch.zeros_like(self._loss_sum), 0, 0.0
+
+    def log_telemetry(self, batch: Batch) -> None:
+        """A row of what the activations see and do on `batch`."""
+        if self._metrics:
+            row = {"step": self._run.progress.step} | self._run.observe(batch)
+            self._metrics.write(row | self._run.watch.input_gradients())
+
+    def log_evaluation(self, result: Evaluation) -> None:
+        """An evaluation row; at the last step, before its checkpoint, what closes run.json, too."""
+        run, progress = self._run, self._run.progress
+        if self._metrics:
+            row = {"step": progress.step} | result.row()
+            self._metrics.write(row | {"data_hash": progress.data_hash, "elapsed_s": progress.elapsed_s})
+            if progress.step >= run.config.max_steps:
+                device = run.processes.device
+                facts = {"peak_memory_bytes": peak_memory_bytes(device), "peak_flops_source": peak_flops(device, run.dtype)[1]}
+                facts["val_rule"] = run.dataset.validation.rule
+                update_record(run.out_dir, facts | asdict(result))
+
+    def save(self, is_best: bool) -> None:
+        """Write a checkpoint; metrics first, so that no checkpoint is ahead of its rows."""
+        run = self._run
+        if self._metrics:
+            self._metrics.sync()
+            checkpoint.save(run.out_dir, run.progress.step, run.gpt, run.state(), run.config, is_best)
