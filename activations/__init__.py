@@ -7,6 +7,7 @@ activations.gains(act)          # (E[F^2], E[F'^2]) under N(0, 0.55^2): 0.55^2 a
 from activations.activation import Activation, gains
 from activations.fit import FitReport, fit
 from activations.groups import is_coefficient, parameter_groups, tensor_names
+from activations.parametric import Parametric
 from activations.registry import build, names
 from activations.swap import swap
 from activations.swapped import load_swapped
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Activation",
     "FitReport",
+    "Parametric",
     "build",
     "fit",
     "gains",

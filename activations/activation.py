@@ -1,11 +1,12 @@
 """The base of every activation: its options, its parameters in z = x / input_std, and what it owes to the tests.
 
 F(x) = s G(x / s), s = `input_std`: a family writes down G for N(0, 1) inputs and never thinks about s again.
-A family is a subclass in a file of its own plus one line in `registry.FAMILIES`. It states
+The short way to a family is `Parametric` (parametric.py): a formula and starting values. The long way is a subclass of
+`Learnable` in a file of its own plus one line in `registry.FAMILIES`. It states
 
     degrees     names of the options that are degrees (empty where it has none), each with its allowed range in `options`
     evaluate    G in plain torch, differentiable in parameters and z: second derivatives, transforms, quadrature and fits use it
-    function    the fast path, from `activations.kernels`; or `forward`, in plain torch
+    function    the fast path, from `activations.kernels`; left out, the plain formula is the path
     initial     (learnable families) the parameters' starting values in float64, by `init`
     fitted      (learnable families) the parameters that match a target, see fit.py
 
@@ -215,17 +216,18 @@ class Learnable(Activation):
     def _computed(self, x: Tensor) -> Tensor:
         """F(x) for x (..., channels): by the kernel, or by the plain formula where only that can be followed."""
         parameters = [getattr(self, name) for name in self.parameter_names]
-        if only_plain(x, *parameters):
+        if type(self).function is Learnable.function or only_plain(x, *parameters):
             return self.plain(x, self.unit, *parameters)
         return self.function()(x, self.plain, self.unit, *parameters)
 
     def function(self) -> Pointwise:
-        """F at the parameters as they are."""
-        raise TypeError(f"{type(self).__name__} has no function(): a learnable family states its kernel, or its own forward()")
+        """F at the parameters as they are, by a kernel; families without one are computed by their plain formula."""
+        raise TypeError(f"{type(self).__name__} has no function(): it is computed by its plain formula")
 
     @torch.no_grad()
     def frozen(self) -> Callable[[Tensor], Tensor]:
-        return self.function().frozen() if type(self).forward is Learnable.forward and self.channel_dim == -1 else self
+        has_kernel = type(self).forward is Learnable.forward and type(self).function is not Learnable.function
+        return self.function().frozen() if has_kernel and self.channel_dim == -1 else self
 
     def initial(self, init: str) -> Values:
         """The starting values in float64, (k,) or (rows, k)."""

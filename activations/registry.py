@@ -1,6 +1,8 @@
 """From a spec string to a module: `hermite:degree=3,per=channel` names a family and sets its options.
 
-A new activation is a file of its own and one line in FAMILIES.
+A new activation is a file of its own and one line in FAMILIES. Or it stays outside: `path/to/mine.py:Swish,per=channel` names a
+class in a file (own_file.py). Its canonical spec holds the file's SHA-256, so that code which changed is another activation.
+Only `build`, `family` and `options` run the file; `check` and `parse`, which also read what others wrote, do not.
 """
 
 import difflib
@@ -9,6 +11,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from activations import own_file
 from activations.activation import Activation, Option
 
 FAMILIES = {
@@ -32,19 +35,41 @@ def build(spec: str, channels: int, input_std: float = 1.0) -> Activation:
     `input_std` is the standard deviation of the inputs it will get; fixed activations and `init=paper` ignore it.
     ValueError (one line) for a bad spec, channel count or input_std.
     """
-    name, options = parse(spec)
+    name, chosen = parse(spec)
     if channels < 1:
         raise ValueError(f"channels={channels} is not a number of channels; give the size of the last dimension, at least 1")
     if not (math.isfinite(input_std) and input_std > 0):
         raise ValueError(f"input_std={input_std} is not a standard deviation; give a finite number above 0")
-    module = family(name)(channels, input_std, **options)
-    module.spec = _format(name, options)
+    module = family(name)(channels, input_std, **options(spec))
+    module.spec = _format(name, chosen)
     return module
 
 
 def check(spec: str) -> str:
-    """The canonical spec: every option of the family, in its order. ValueError (one line) if there is no such activation."""
+    """The canonical spec. ValueError (one line) if there is no such activation.
+
+    Every option of the family, in its order. Of a class in a file: the file's SHA-256, and the options as they are written.
+    """
     return _format(*parse(spec))
+
+
+def check_recorded(spec: str) -> str:
+    """`check` for a spec that a config, checkpoint or result holds: one of a class in a file has to say which code it means."""
+    if own_file.is_named(spec) and not own_file.is_fixed(spec):
+        raise ValueError(
+            f"activation {spec!r} names a file without its SHA-256; a record of a run has one: path/to/file.py@SHA256:Class"
+        )
+    return check(spec)
+
+
+def file_of(spec: str) -> str:
+    """The path of the file that a spec names; empty for a registered activation."""
+    return parse(spec)[0].partition("@")[0] if own_file.is_named(spec) else ""
+
+
+def short_name(name: str) -> str:
+    """A name for tables: `mine.py:Swish` of a class in a file, else the name."""
+    return own_file.short(name) if own_file.is_named(name) else name
 
 
 def names() -> tuple[str, ...]:
@@ -53,7 +78,9 @@ def names() -> tuple[str, ...]:
 
 
 def family(name: str) -> type[Activation]:
-    """The class behind a registered name."""
+    """The class behind a name. ValueError (one line) where it is in a file that cannot be used."""
+    if own_file.is_named(name):
+        return own_file.load(name)
     module, _, class_name = FAMILIES[name].rpartition(".")
     found: type[Activation] = getattr(importlib.import_module(module), class_name)
     assert issubclass(found, Activation), f"registry: {FAMILIES[name]} is not an Activation"
@@ -61,21 +88,61 @@ def family(name: str) -> type[Activation]:
 
 
 def parse(spec: str) -> tuple[str, dict[str, Any]]:
-    """Family name and the value of each of its options, defaults filled in."""
-    name, colon, text = spec.strip().partition(":")
+    """Name and options: the value of every option, defaults filled in; of a class in a file those given, as text."""
+    name, text = split(spec)
+    if own_file.is_named(name):
+        return name, _given(spec, name, text)
     if name not in FAMILIES:
         raise ValueError(f"activation {name!r} is not known; {_nearest(name, FAMILIES)}")
-    allowed = family(name).options
-    given: dict[str, Any] = {}
-    for item in text.split(",") if colon else []:
+    return name, _chosen(spec, name, _given(spec, name, text, family(name).options))
+
+
+def options(spec: str) -> dict[str, Any]:
+    """The value of every option that the class has, defaults filled in."""
+    name, given = parse(spec)
+    return _chosen(spec, name, given) if own_file.is_named(name) else given
+
+
+def changed(spec: str, **values: str) -> str:
+    """The canonical spec with other values of some options."""
+    name, given = parse(spec)
+    return check(_format(name, given | values))
+
+
+def split(spec: str) -> tuple[str, str]:
+    """Name, and options as text; nothing of either is checked but a file's being there."""
+    if own_file.is_named(spec):
+        return own_file.split(spec)
+    name, _, text = spec.strip().partition(":")
+    if spec.count(":") and not text.strip():
+        text = " "  # a colon promises an option
+    return name, text
+
+
+def _given(spec: str, name: str, text: str, allowed: dict[str, Option] | None = None) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for item in text.split(",") if text else []:
         key, equals, value = (part.strip() for part in item.partition("="))
-        if key not in allowed:
-            hint = _nearest(key, allowed) if allowed else f"it takes none: type {name}"
-            raise ValueError(f"activation {spec!r}: {key!r} is not an option of {name}; {hint}")
+        if allowed is not None:
+            _require(spec, name, key, allowed)
         if key in given:
             raise ValueError(f"activation {spec!r}: {key} is given twice; keep one")
-        given[key] = _convert(spec, name, key, value if equals else "", allowed[key])
-    return name, {key: given.get(key, option.default) for key, option in allowed.items()}
+        given[key] = value if equals else ""
+    return given
+
+
+def _require(spec: str, name: str, key: str, allowed: dict[str, Option]) -> None:
+    if key not in allowed:
+        hint = _nearest(key, allowed) if allowed else f"it takes none: type {name}"
+        raise ValueError(f"activation {spec!r}: {key!r} is not an option of {name}; {hint}")
+
+
+def _chosen(spec: str, name: str, given: dict[str, str]) -> dict[str, Any]:
+    allowed = family(name).options
+    for key in given:
+        _require(spec, name, key, allowed)
+    values = {key: _convert(spec, name, key, text, allowed[key]) for key, text in given.items()}
+    return {key: values.get(key, option.default) for key, option in allowed.items()}
 
 
 def _convert(spec: str, name: str, key: str, text: str, option: Option) -> Any:

@@ -105,6 +105,39 @@ def variable_projection(design: Callable[[Tensor], Tensor], right: Tensor, start
     return best
 
 
+def gauss_newton(residual: Callable[[Tensor], Tensor], start: Tensor, steps: int = 100) -> Tensor:
+    """A local minimum theta (p,) of |residual(theta)|^2 from `start`, never worse than there, by damped steps.
+
+    Levenberg 1944, Marquardt 1963. residual: (p,) to (N,), differentiable as often as autograd is asked.
+    """
+
+    def at(theta: Tensor) -> Projection:
+        misfit = float(residual(theta).detach().square().sum())
+        return Projection(misfit if math.isfinite(misfit) else math.inf, theta, torch.ones(1, dtype=theta.dtype))
+
+    best, damping = at(start), 1e-3
+    for _ in range(steps):
+        J = _jacobian(lambda theta: residual(theta)[:, None], best)
+        if not J.isfinite().all():
+            return best.theta
+        scale = J.norm(dim=0).clamp(min=1e-12 * J.norm() + 1e-30)
+        curvature, gradient = (J / scale).T @ (J / scale), (J / scale).T @ residual(best.theta).detach()
+        for _ in range(12):
+            damped = curvature + damping * torch.eye(len(scale), dtype=scale.dtype)
+            step = -torch.cholesky_solve(gradient[:, None], torch.linalg.cholesky(damped))[:, 0] / scale
+            trial = at(best.theta + step)
+            if trial.misfit < best.misfit:
+                break
+            damping *= 4
+        else:
+            return best.theta
+        gained = 1 - trial.misfit / best.misfit
+        best, damping = trial, max(damping / 6, 1e-10)
+        if gained < 1e-6:
+            return best.theta
+    return best.theta
+
+
 def best_projection(design: Callable[[Tensor], Tensor], right: Tensor, starts: Sequence[Tensor], steps: int = 60) -> Projection:
     """The lowest of the minima from `starts`: a few steps from each, then all `steps` from the two that are lowest.
 

@@ -73,14 +73,15 @@ def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 
 def _without_fit(spec: str) -> tuple[str, bool]:
     """`init=fit` names no function, so it is no option of a module: the spec without it, and whether it was there."""
-    name, colon, options = spec.partition(":")
-    kept = [option for option in options.split(",") if "".join(option.split()) != "init=fit"]
-    return name + colon * bool(kept) + ",".join(kept), len(kept) < len(options.split(","))
+    name, text = registry.split(spec)
+    options = text.split(",") if text else []
+    kept = [option for option in options if "".join(option.split()) != "init=fit"]
+    return ":".join([name, ",".join(kept)]) if kept else name, len(kept) < len(options)
 
 
 def _needs_channels(spec: str) -> bool:
     """Whether the parameters depend on the channels."""
-    _, options = registry.parse(spec)
+    options = registry.options(spec)
     return options.get("per") == "channel" or options.get("groups", 1) > 1
 
 
@@ -109,7 +110,7 @@ def _replacement(
             fit(module, function, input_std)
             if aim:
                 module.choices["init"] = f"fit-{aim}"
-                module.spec = registry.check(module.spec.replace("init=unit", f"init=fit-{aim}"))
+                module.spec = registry.changed(module.spec, init=f"fit-{aim}")
         elif aim in TARGETS:
             if not isinstance(old, Learnable):  # a learned shape is no function of a name
                 _require_alike(old, name, aim)

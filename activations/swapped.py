@@ -124,7 +124,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _build(entry: dict[str, Any]) -> Activation:
-    module = registry.build(entry["spec"], entry["channels"])
+    module = registry.build(registry.check_recorded(entry["spec"]), entry["channels"])
     module.channel_dim = entry["channel_dim"]
     return module
 

@@ -1,5 +1,6 @@
 """An arm: one activation with its varied values, over seeds, at its learning rate."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from activations import registry
-from comparison.record import Record, label
+from comparison.record import Record, label, short
 from comparison.results import Results, Settings
 from comparison.statistics import perplexity, spread
 
@@ -54,7 +55,7 @@ class Arm:
     @property
     def family(self) -> str:
         """The name in front of the spec's colon."""
-        return registry.parse(self.activation)[0]
+        return registry.short_name(registry.parse(self.activation)[0])
 
     def mean(self, name: str) -> float | None:
         """Mean over seeds of a field of the records; None where a run does not know it."""
@@ -70,6 +71,10 @@ def arms_of(results: Results) -> list[Arm]:
         values = tuple(record.config[name] for name in settings.varied)
         found.setdefault((record.activation, values), []).append(record)
     specs = dict.fromkeys([*map(registry.check, settings.activations), *(activation for activation, _ in found)])
+    if twice := [spec for spec, count in Counter(map(short, specs)).items() if count > 1]:
+        raise ValueError(
+            f"{twice[0]} stands for two versions of a file in these runs; compare runs of one, or give each a file of its own"
+        )
     keys = sorted(found, key=lambda key: list(specs).index(key[0]))  # stable: varied values stay in the order they came
     return [_arm(activation, values, found[activation, values], settings) for activation, values in keys]
 

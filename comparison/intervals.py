@@ -48,7 +48,7 @@ def forest(summary: Summary) -> bytes | None:
 
 def _heading(contrast: Contrast) -> str:
     """What the rows of a block are compared with."""
-    if contrast.about == "activation" or contrast.about in registry.names():
+    if contrast.about == "activation" or contrast.about in registry.names() or ".py:" in contrast.about:
         return f"against {contrast.reference}"
     return f"against the first {contrast.about}"
 

@@ -66,7 +66,7 @@ class Record:
     @property
     def activation(self) -> str:
         """The canonical spec."""
-        return registry.check(self.config["activation"])
+        return registry.check_recorded(self.config["activation"])
 
     @property
     def seed(self) -> int:
@@ -115,6 +115,8 @@ def label(spec: str, values: Mapping[str, Any]) -> str:
 def short(spec: str) -> str:
     """A spec as people write it: degrees, and the options that are not at their defaults."""
     name, options = registry.parse(spec)
+    if registry.file_of(spec):  # its options are as they were written, and its code is not run to know more
+        return ":".join([registry.short_name(name), ",".join(f"{key}={value}" for key, value in options.items())]).rstrip(":")
     family = registry.family(name)
     kept = [
         f"{key}={str(value).lower() if isinstance(value, bool) else value}"

@@ -73,7 +73,7 @@ def load(path: Path) -> Results:
         if not set(settings) <= {f.name for f in fields(Settings)} or not isinstance(records, list):
             raise ValueError("fields that no comparison writes")
         for spec in settings.get("activations", ()):
-            registry.check(spec)
+            registry.check_recorded(spec)
         settings["failures"] = tuple(Failure(**failure) for failure in settings.get("failures", ()))
         if not all(isinstance(word, str) for failure in settings["failures"] for word in asdict(failure).values()):
             raise ValueError("a failure is told in words")

@@ -99,6 +99,8 @@ def plan(
     base = load_preset(preset)
     own = replace(base, **overrides)
     specs = [registry.check(spec) for spec in activations]
+    for spec in specs:
+        registry.build(spec, 1)  # a class in a file is known to be right once it is built
     problems = []
     if len(set(specs)) < len(specs):
         problems.append(

@@ -92,7 +92,7 @@ class Config:
 
     # Model
     activation: str = setting("gelu", resume="fixed", compare="own", model="other")
-    """Spec string of the MLP activation, as hermite:degree=3 (activations.names() lists the families)."""
+    """Spec string of the MLP activation, as hermite:degree=3 (activations.names() lists the families) or mine.py:Swish."""
     n_layer: int = setting(resume="fixed", compare="same", model="shape", start=True)
     """Transformer blocks."""
     n_head: int = setting(resume="fixed", compare="same", model="shape", start=True)
@@ -237,7 +237,9 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
     ]
     try:
         _raise(problems)
-        return Config(**values)
+        config = Config(**values)
+        registry.check_recorded(values.get("activation", config.activation))
+        return config
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 

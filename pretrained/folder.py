@@ -258,7 +258,7 @@ def _activation(fields: dict[str, Any]) -> str:
     name = str(fields.get("activation_function", "gelu_new"))
     if name not in ACTIVATIONS and ":" not in name:  # a spec of ours that no name of theirs means has options
         raise ValueError(f"activation_function {name!r} is not supported; there are {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS.get(name, name)
+    return registry.check_recorded(ACTIVATIONS.get(name, name))
 
 
 def _dropout(path: Path, fields: dict[str, Any]) -> float:

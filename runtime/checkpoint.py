@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+import activations
 from config.foreign import read_object, read_tensors
 from config.schema import Config, from_dict, names
 from data import files
@@ -174,7 +175,19 @@ def find(run: str | Path, which: str = "best") -> Path:
 def read_config(folder: Path) -> Config:
     """The `Config` in a run's or checkpoint's config.json, validated as the data it is. Raises ValueError."""
     path = folder / "config.json"
-    return from_dict(read_object(path), str(path))
+    config = from_dict(read_object(path), str(path))
+    refuse_code(config, folder.parent.parent if step_of(folder) is not None else folder)
+    return config
+
+
+def refuse_code(config: Config, out_dir: Path) -> None:
+    """Raises ValueError where the activation is a class in a file inside the run's folder: a run brings no code along."""
+    file = activations.registry.file_of(config.activation)
+    if file and Path(file).resolve().is_relative_to(out_dir.resolve()):
+        raise ValueError(
+            f"activation {file} lies in the run's folder {out_dir}, and no code is run from there; put the file elsewhere, and "
+            "name it by that path"
+        )
 
 
 def load_weights(model: GPT, folder: Path) -> None:

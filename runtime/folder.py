@@ -17,6 +17,7 @@ def find_checkpoint(config: Config) -> Path | None:
     if out_dir.exists() and not out_dir.is_dir():
         raise ValueError(f"out_dir {config.out_dir!r} is a file; give a folder")
     checkpoint.refuse_links(out_dir)
+    checkpoint.refuse_code(config, out_dir)
     if config.resume == "never" and out_dir.is_dir() and any(path.name != LOCK for path in out_dir.iterdir()):
         raise ValueError(f"out_dir {config.out_dir!r} is not empty and resume is never; give another or --resume auto")
     found = checkpoint.checkpoints(out_dir)

@@ -195,6 +195,7 @@ def facts_of(run: Run) -> dict[str, Any]:
     coefficients = activations.tensor_names(gpt)
     return {
         "config_hash": log.config_hash(run.config),
+        "activation": run.config.activation,
         "parameters": gpt.num_parameters(),
         "activation_parameters": sum(p.numel() for n, p in gpt.named_parameters() if n in coefficients),
         "flops_per_token": gpt.flops_per_token(),

@@ -11,9 +11,11 @@ import torch
 
 import train
 from config.schema import Config
+from data.shards import file_sha256
 from faults.process import reached, trainers
 from faults.runs import ROOT, arguments, assert_same, free_port, launch, metrics, rows, weights
 from runtime import checkpoint
+from tests.activations.toy import shown
 from tests.runs import train_here
 
 
@@ -181,3 +183,49 @@ def test_another_number_of_processes_sees_the_same_data(small: Config, tmp_path:
     for step in a:
         assert a[step]["data_hash"] == b[step]["data_hash"]
         assert a[step]["train_loss"] == pytest.approx(b[step]["train_loss"], rel=1e-4)
+
+
+def test_an_activation_of_an_own_file_goes_on_only_as_it_was(
+    small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(shown("docs/activations.md", "Add one"))
+    config = train_here(small, activation=f"{file}:Swish,per=channel", max_steps=6)
+    out = Path(config.out_dir)
+    digest = file_sha256(file)
+    folder = checkpoint.find(out, "last")
+    for path in (out / "config.json", folder / "config.json", out / "run.json"):
+        assert json.loads(path.read_text())["activation"] == f"{file}@{digest}:Swish:per=channel"
+    model, _ = checkpoint.load_model(out, "last")
+    assert model.transformer.h[0].mlp.act.beta.shape == (4 * config.n_embd, 1)
+    text = file.read_text()
+    file.write_text(text.replace("z * torch", "2 * z * torch"))
+    with pytest.raises(ValueError, match="has changed since"):
+        checkpoint.load_model(out, "last")
+    further = [*arguments(dataclasses.replace(config, max_steps=12, lr_decay_steps=6, activation=f"{file}:Swish,per=channel"))]
+    assert train.main([str(ROOT / "config" / "tiny.py"), *further]) == 2
+    said = capsys.readouterr().err
+    assert f"activation was '{file}@{digest}" in said
+    assert "to go on type --activation" in said
+    file.write_text(text)
+    train_here(config, activation=f"{file}:Swish,per=channel", max_steps=12, lr_decay_steps=6)
+
+
+def test_no_code_is_run_from_a_runs_folder(small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stranger's run that brings its activation along, with the right SHA-256."""
+    out = Path(train_here(small, max_steps=6).out_dir)
+    file = out / "evil.py"
+    file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    for folder in (out, checkpoint.find(out, "last")):
+        values = json.loads((folder / "config.json").read_text())
+        for named in (f"{file}@{file_sha256(file)}:Swish", f"{file}:Swish"):
+            (folder / "config.json").write_text(json.dumps(values | {"activation": named}))
+            (folder / "SHA256SUMS").unlink(missing_ok=True)
+            with pytest.raises(ValueError, match=r"no code is run from there|without its SHA-256"):
+                checkpoint.read_config(folder)
+    with pytest.raises(ValueError, match=r"no code is run from there|without its SHA-256"):
+        checkpoint.load_model(out, "last")
+    mine = arguments(dataclasses.replace(small, activation=f"{file}:Swish"))
+    assert train.main([str(ROOT / "config" / "tiny.py"), *mine]) == 2
+    assert "no code is run from there" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()

@@ -1,53 +1,60 @@
-"""A family written in a test: one class, one registry line, and the whole suite passes."""
+"""Families of a few lines: the one that docs/activations.md shows, as it stands there, and others in its manner."""
 
-import math
-from typing import ClassVar
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from activations import solve
-from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
-from activations.moments import unit_gain
-from activations.target import Target, Weight
+import activations
+
+ROOT = Path(__file__).parents[2]
 
 
-class Toy(Learnable):
-    """G(z) = c_0 + c_1 z + sum_{k=2..n} c_k cos(k z / 4)."""
+def shown(document: str, heading: str) -> str:
+    """The first Python block under a heading of a document; empty where it has no such heading."""
+    section = (ROOT / document).read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return section.partition("```python\n")[2].partition("```")[0]
 
-    options: ClassVar = {"degree": Option(2, range(1, 4)), **LEARNABLE_OPTIONS}
-    degrees = ("degree",)
-    parameter_names = ("weights",)
-    default_weight = Weight("uniform", 4.0)
-    weights: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        z, c = wide / self.input_std, self.weights.to(wide.dtype)
-        y = c[..., 0] + c[..., 1] * z
-        for k in range(2, c.shape[-1]):
-            y = y + c[..., k] * torch.cos((k * z / 4).clamp(-1e30, 1e30))
-        return (self.input_std * y).to(x.dtype)
+_namespace: dict[str, Any] = {"__name__": __name__}
+exec(shown("docs/activations.md", "Add one"), _namespace)
+Swish: type[activations.Parametric] = _namespace["Swish"]
 
-    def evaluate(self, values: Values, z: Tensor) -> Tensor:
-        c = values["weights"]
-        y = c[..., 0] + c[..., 1] * z
-        for k in range(2, c.shape[-1]):
-            y = y + c[..., k] * (1 - 2 * torch.sin(k * z / 8) ** 2)
-        return y
 
-    def initial(self, init: str) -> Values:
-        h = torch.ones(self.choices["degree"] + 1, dtype=torch.float64)
-        h[0] = 0
-        if init == "paper":
-            return {"weights": h / math.e}
-        scale, shift = unit_gain(self.moments({"weights": h}, 1.0))
-        h = scale * h
-        h[0] = shift
-        return {"weights": h}
+class PReLU(activations.Parametric):
+    """max(z, 0) + slope min(z, 0)."""
 
-    def fitted(self, target: Target) -> Values:
-        z, k = target.z[:, None], torch.arange(2, self.choices["degree"] + 1)
-        basis = torch.cat([z**0, z, torch.cos(k * z / 4)], dim=1)
-        slopes = torch.cat([0 * z, z**0, -k / 4 * torch.sin(k * z / 4)], dim=1)
-        return {"weights": solve.linear(target, basis, slopes)}
+    start = {"slope": 0.25}  # noqa: RUF012
+
+    def formula(self, z: Tensor, slope: Tensor) -> Tensor:
+        return z.clamp(min=0) + slope * z.clamp(max=0)
+
+
+class Softplus(activations.Parametric):
+    """log(1 + exp(b (z - t))) / b."""
+
+    start = {"sharpness": 1.0, "threshold": 0.0}  # noqa: RUF012
+
+    def formula(self, z: Tensor, sharpness: Tensor, threshold: Tensor) -> Tensor:
+        u = sharpness * (z - threshold)
+        return torch.logaddexp(u, torch.zeros_like(u)) / sharpness
+
+
+class HardTanh(activations.Parametric):
+    """z between -limit and limit, constant beyond: two kinks, nowhere stated."""
+
+    start = {"limit": 1.3}  # noqa: RUF012
+
+    def formula(self, z: Tensor, limit: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(z, -limit), limit)
+
+
+class Odd(activations.Parametric):
+    """w_0 z + w_1 tanh(z): several numbers in one parameter, and no constant."""
+
+    start = {"weights": (0.5, 1.0)}  # noqa: RUF012
+    adds = ("scale",)
+
+    def formula(self, z: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        return weights[0] * z + weights[1] * torch.tanh(z)
