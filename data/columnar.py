@@ -9,6 +9,8 @@ from typing import IO, Any
 from data import part
 from data.part import BATCH_ROWS, Part, choose_field, readable, refuse_bomb
 
+_HEADER_BYTES = 1 << 20  # of a page, with the statistics in it
+
 
 def open_parquet(name: str, opener: Callable[[], IO[bytes]], asked: str = "") -> Part:
     """The rows of a parquet file's text column."""
@@ -17,6 +19,8 @@ def open_parquet(name: str, opener: Callable[[], IO[bytes]], asked: str = "") ->
     def read(start: int) -> Iterator[str | None]:
         # As a dictionary, or one long string that stands for every row would be copied for each row of a batch.
         with readable(name), opener() as file, ParquetFile(file, read_dictionary=[column]) as table:
+            for index in range(table.num_row_groups):
+                refuse_bomb(name, sum(_page_sizes(file, table.metadata.row_group(index), column)), size)
             groups: list[int] = []
             row = start
             for group in range(table.num_row_groups):
@@ -41,6 +45,70 @@ def open_parquet(name: str, opener: Callable[[], IO[bytes]], asked: str = "") ->
         chunks = [group.column(index) for group in groups for index in range(group.num_columns)]
         refuse_bomb(name, sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column), size)
         return Part(table.metadata.num_rows, read, column)
+
+
+def _page_sizes(file: IO[bytes], group: Any, column: str) -> Iterator[int]:
+    """Bytes that each page of a column says it unpacks to. The reader makes room for so many, whatever the footer says.
+
+    Layout: PageHeader of parquet.thrift before each page; its fields 2 and 3 are the sizes unpacked and packed.
+    """
+    for chunk in (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column):
+        first = chunk.dictionary_page_offset if chunk.has_dictionary_page else None
+        at = chunk.data_page_offset if first is None else first
+        end = at + chunk.total_compressed_size
+        while at < end:
+            file.seek(at)
+            try:
+                header, length = _thrift(file.read(min(_HEADER_BYTES, end - at)), 0)
+            except IndexError:
+                raise struct.error(f"the header of its page at byte {at} is cut") from None
+            unpacked, packed = header.get(2), header.get(3)
+            if type(unpacked) is not int or type(packed) is not int or min(unpacked, packed) < 0:
+                raise struct.error(f"the page at byte {at} has no sizes")
+            yield unpacked
+            at += length + packed
+
+
+def _thrift(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:
+    """A struct of Thrift's compact protocol as field number -> value, and where it ends. IndexError where it is cut."""
+    if depth > 4:
+        raise struct.error("no page header is nested as deep as its")
+
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    def value(kind: int) -> Any:
+        nonlocal at
+        if kind in (1, 2):
+            return kind == 1
+        if kind in (4, 5, 6):
+            number = varint()
+            return (number >> 1) ^ -(number & 1)
+        if kind == 12:
+            found, at = _thrift(data, at, depth + 1)
+            return found
+        if kind not in (3, 7, 8):  # lists and maps are in no page header
+            raise struct.error(f"its page header holds a field of type {kind}")
+        length = varint() if kind == 8 else {3: 1, 7: 8}[kind]
+        at += length
+        return data[at - length : at]
+
+    fields: dict[int, Any] = {}
+    number = 0
+    while data[at]:
+        kind, step = data[at] & 15, data[at] >> 4
+        at += 1
+        number = number + step if step else value(5)
+        fields[number] = value(kind)
+    return fields, at + 1
 
 
 def open_arrow(path: Path, asked: str = "") -> Part:

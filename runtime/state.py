@@ -28,7 +28,7 @@ def read_progress(saved: Any, step: int | None) -> Progress:
     progress = Progress(**saved)
     if step is not None and progress.step != step:
         raise ValueError(f"it is of step {progress.step}, its folder of step {step}")
-    whole = re.fullmatch("(?:[0-9a-f]{32})?", progress.data_hash) and not math.isnan(progress.best_loss)
+    whole = re.fullmatch("(?:[0-9a-f]{32})?", progress.data_hash) and progress.best_loss >= 0
     in_range = 0 <= progress.skipped_steps <= progress.step and -1 <= progress.best_step <= progress.step
     if not whole or not in_range or not 0 <= progress.elapsed_s < math.inf:
         raise ValueError(f"its progress holds what no run has: {progress}")

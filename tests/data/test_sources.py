@@ -447,6 +447,28 @@ def test_a_parquet_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None
         open_file(tmp_path / "pages.parquet")
 
 
+def test_a_parquet_page_that_says_more_than_the_footer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader makes room for what the page's own header says; an honest footer was all that was checked."""
+    monkeypatch.setattr(bounds, "DOCUMENT_BYTES", 1 << 20)
+    monkeypatch.setattr(bounds, "EXPANSION", 50)
+    path = tmp_path / "page.parquet"
+    texts = [np.random.default_rng(row).bytes(7500).hex() for row in range(100)]
+    pq.write_table(pa.table({"text": texts}), path, compression="zstd", use_dictionary=False, data_page_size=1 << 23)
+    assert list(open_file(path).read(0)) == texts
+    content = bytearray(path.read_bytes())
+    at = pq.ParquetFile(path).metadata.row_group(0).column(0).data_page_offset
+    assert content[at : at + 3] == bytes.fromhex("150015"), "a data page, and then how much it unpacks to, in four bytes"
+    assert [byte >= 128 for byte in content[at + 3 : at + 7]] == [True, True, True, False]
+    content[at + 3 : at + 7] = bytes.fromhex("feffff7f")  # 128 MiB - 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"page\.parquet unpacks to over 50 times its size"):
+        list(open_file(path).read(0))
+    for byte in (0x1C, 0xFF, 0x15, 0):
+        path.write_bytes(content[:at] + bytes([byte]) * 200 + content[at + 200 :])
+        with pytest.raises(ValueError, match=r"page\.parquet is damaged"):
+            list(open_file(path).read(0))
+
+
 def test_one_long_string_for_every_row_is_not_copied_for_each(tmp_path: Path) -> None:
     """A dictionary of one entry: a batch of rows would take a batch of copies."""
     repeated = pa.DictionaryArray.from_arrays(np.zeros(256, np.int32), [RARE[: 1 << 19]])

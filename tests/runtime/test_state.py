@@ -96,6 +96,7 @@ HOSTILE: dict[str, tuple[Callable[[State], object], str]] = {
     "progress that is none": (lambda s: s.update(progress=3), "no table with the fields"),
     "a step that is a word": (lambda s: s["progress"].update(step="4"), "step='4' is no int"),
     "a best loss that is NaN": (lambda s: s["progress"].update(best_loss=float("nan")), "what no run has"),
+    "a best loss that none is below": (lambda s: s["progress"].update(best_loss=-1.0), "what no run has"),
     "a best step ahead": (lambda s: s["progress"].update(best_step=9), "what no run has"),
     "more steps skipped than made": (lambda s: s["progress"].update(skipped_steps=5), "what no run has"),
     "time that runs back": (lambda s: s["progress"].update(elapsed_s=-1.0), "what no run has"),
