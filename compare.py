@@ -1,62 +1,56 @@
 """Which activation gives the lower perplexity, by how much, at what cost: paired runs, intervals, a report.
 
 python compare.py CONFIG.py --activations SPEC... --seeds N [--field value ...]
-    trains every SPEC at N seeds, evaluates all on the same tokens, writes report.md, report.html and results.json
-    --baseline SPEC          what the others are compared with; the first SPEC otherwise
-    --vary FIELD=A,B ...     every combination with the values of further fields
-    --lr RATE ...            each activation at its best of these learning rates, chosen on every other validation window
-    --lr_seeds K             only K seeds run at all of them, the others at the best; 0: all seeds
-    --out_dir DIR            runs and report; runs/compare_CONFIG otherwise. Finished runs there are skipped
-    --reuse DIR ...          take over runs of this sweep that are finished there (a run's, a sweep's or a report's folder)
-    --jobs N                 N runs at a time, each on its device or its share of the cores
-    --launcher slurm         an array of jobs through submitit; --slurm KEY=VALUE ... are submitit's parameters
-    --discard_checkpoints    delete each run's weights once it is measured
-    under torchrun each run uses all processes
-python compare.py report DIR... [--baseline SPEC] [--vary FIELD ...] [--lr] [--out_dir DIR]
-    the report from finished runs, of compare.py or train.py
-python compare.py eval RUN... [--data_dir DIR] [--checkpoint best|last|STEP]
-    loss of checkpoints on any prepared validation set, zero-shot
-python compare.py shapes RUN [--checkpoint best|last|STEP]
-    a picture of the activations that a run learned
-python compare.py depth --activations SPEC... [--depths 4 12 24 48] [--width 256] [--seeds N] [--out_dir DIR]
-    how variance travels through deep networks at initialisation: depth.json and depth.png
+    trains every SPEC at N seeds, evaluates all on the same tokens, writes report.md, report.html and results.json;
+    finished runs in its folder are skipped, so the same command goes on where it stopped
+python compare.py report DIR...      the report from finished runs, of compare.py or train.py
+python compare.py eval RUN...        loss of checkpoints on any prepared validation set, zero-shot
+python compare.py shapes RUN         a picture of the activations that a run learned
+python compare.py depth              how variance travels through deep networks at initialisation
+
+compare.py CONFIG.py --help, compare.py report --help and so on list the options of each.
 """
 
+import argparse
+import difflib
 import logging
 import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NoReturn
 
 from activations import plot, registry
-from comparison import depth, launch, measure, plots, report, results, runner, slurm
-from comparison.document import Table, markdown
-from comparison.options import Options, read_options
-from comparison.record import part_of
-from comparison.sweep import Job, Sweep, plan
+from comparison import depth, launch, record, report, results, run
+from comparison.plan import Job, Sweep, learning_rates, plan, varied_fields
+from comparison.report import Table, markdown
 from config.command_line import overrides
+from config.schema import field_types
 from data.lock import locked
 from runtime import checkpoint, files
 from runtime.dataset import open_dataset
+
+_LONGEST_NUMBER = 20  # characters; int() of a million digits takes minutes
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0, 1 where runs failed, 2 and one line for bad input, 128 + signal where it was stopped."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__, file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
+    if not argv:
+        print(__doc__, file=sys.stderr)
+        return 2
     try:
-        if argv[0] not in COMMANDS and not argv[0].endswith(".py"):
-            raise ValueError(f"{argv[0]!r} is neither a preset, such as config/tiny.py, nor {', '.join(COMMANDS)}")
+        options = read_options(argv)
         if missing := [name for name in ("scipy", "matplotlib") if not find_spec(name)]:
             raise ValueError(f"{' and '.join(missing)} not installed; type: pip install -r requirements.txt")
-        return COMMANDS.get(argv[0], compare)(argv)
+        options.argv = argv
+        exit_code: int = options.command(options)
+        return exit_code
     except ValueError as error:
         print(f"compare.py: {error}", file=sys.stderr)
         return 2
@@ -64,27 +58,151 @@ def main(argv: list[str] | None = None) -> int:
         print(f"compare.py: {stopped}: the runs are saved; the same command goes on from there", file=sys.stderr)
         return stopped.exit_code
     except OSError as error:
-        told = f"{files.reason(error)}; once that is put right, the same command goes on from what is saved"
-        print(f"compare.py: {told}", file=sys.stderr)
+        reason = f"{files.reason(error)}; once that is put right, the same command goes on from what is saved"
+        print(f"compare.py: {reason}", file=sys.stderr)
         return 1
 
 
-def compare(argv: list[str]) -> int:
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are a ValueError, so that `main` prints them as one line with exit code 2."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Every error of argparse ends here."""
+        raise ValueError(message.removeprefix("argument ") + f"; {self.prog} --help lists all")
+
+    def refuse_unknown(self, words: Sequence[str], fields: Sequence[str] = ()) -> None:
+        """An error for the first of `words`, with the nearest name; where there are `fields`, for an unknown --name alone."""
+        known = [option for option in [*self._option_string_actions, *(f"--{field}" for field in fields)] if option > "--"]
+        for name in (word.partition("=")[0] for word in words):
+            if not fields or (name.startswith("--") and name not in known):
+                nearest = difflib.get_close_matches(name, known, n=1)
+                self.error(f"unknown option {name!r}" + (f", did you mean {nearest[0]}?" if nearest else ""))
+
+
+class Once(argparse.Action):
+    """Stores one value, and refuses a second one."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Raises argparse.ArgumentError where the option was given before."""
+        given = vars(namespace).setdefault("given", set())
+        if self.dest in given:
+            raise argparse.ArgumentError(self, "is given twice")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+def whole(word: str) -> int:
+    """An integer. Raises argparse.ArgumentTypeError."""
+    if len(word) > _LONGEST_NUMBER or not word.removeprefix("-").isdecimal():
+        raise argparse.ArgumentTypeError(f"{word[:40]!r} is not an integer")
+    return int(word)
+
+
+def parsers() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the whole command, and those of its subcommands by name."""
+    top = Parser(prog="compare.py", description=__doc__)
+    subcommands = top.add_subparsers(metavar="CONFIG.py | COMMAND", title="commands", required=True)
+
+    def subcommand(name: str, run: Any, usage: str, summary: str, epilog: str = "") -> Parser:
+        parser: Parser = subcommands.add_parser(
+            name, usage=f"compare.py {usage}", description=summary, help=summary, epilog=epilog, prog=f"compare.py {name}"
+        )
+        parser.set_defaults(command=run)
+        return parser
+
+    one: dict[str, Any] = {"action": Once}
+    number: dict[str, Any] = {"action": Once, "type": whole, "metavar": "N"}
+    many: dict[str, Any] = {"action": "extend", "nargs": "+", "default": []}
+    folder: dict[str, Any] = {"action": Once, "type": Path, "metavar": "DIR"}
+    spec: dict[str, Any] = {"action": Once, "default": "", "metavar": "SPEC"}
+    weights: dict[str, Any] = {"action": Once, "default": "best", "metavar": "best|last|STEP", "help": "which weights (best)"}
+    # fmt: off
+    add = subcommand(
+        "sweep", compare, "CONFIG.py --activations SPEC... --seeds N [options] [--field value ...]",
+        "train every SPEC at N seeds, measure all alike, report (the word sweep may be left out)",
+        "Every field of CONFIG.py can be changed by --field value, for all runs; train.py CONFIG.py --help lists them.\n"
+        "Under torchrun each run uses all processes.",
+    ).add_argument
+    add("preset", type=Path, metavar="CONFIG.py", help="the preset of all runs, such as config/tiny.py")
+    add("--activations", **many, metavar="SPEC", help="what is compared, such as gelu hermite:degree=3")
+    add("--seeds", **number, default=1, help="runs of each; more than one gives intervals over seeds (1)")
+    add("--baseline", **spec, help="what the others are compared with (the first SPEC)")
+    add("--vary", **many, metavar="FIELD=A,B", help="every combination with the values of further fields")
+    add("--lr", **many, metavar="RATE", help="each activation at its best of these rates, chosen on every other window")
+    add("--lr_seeds", **number, default=0, help="only N seeds run at all of them, the others at the best; 0: all seeds (0)")
+    add("--out_dir", **folder, help="runs and report; finished runs there are skipped (runs/compare_CONFIG)")
+    add("--reuse", **many, metavar="DIR", help="take over finished runs of this sweep: a run's, a sweep's or a report's folder")
+    add("--jobs", **number, default=1, help="N runs at a time, each on its device or its share of the cores (1)")
+    add("--launcher", **one, choices=("local", "slurm"), default="local", help="slurm: an array of jobs, by submitit (local)")
+    add("--slurm", **many, metavar="KEY=VALUE", help="submitit's parameters, such as timeout_min=60 slurm_partition=gpu")
+    add("--discard_checkpoints", action="store_true", help="delete each run's weights once it is measured")
+
+    summary = "the report from finished runs, of compare.py or train.py"
+    add = subcommand("report", write_report, "report DIR... [options]", summary).add_argument
+    add("folders", type=Path, nargs="+", metavar="DIR", help="a run's, a sweep's or a report's folder, or one that holds runs")
+    add("--baseline", **spec, help="what the others are compared with (the one of DIR, or the first)")
+    add("--vary", **many, metavar="FIELD", help="configuration fields that differ on purpose")
+    add("--lr", action="store_true", help="learning rates differ: each activation at its best")
+    add("--out_dir", **folder, help="where the report goes (DIR where there is one, else runs/report)")
+
+    summary = "loss of checkpoints on any prepared validation set, zero-shot"
+    add = subcommand("eval", evaluate, "eval RUN... [options]", summary).add_argument
+    add("runs", nargs="+", metavar="RUN", help="folders of runs")
+    add("--data_dir", **folder, help="the prepared data (each run's own)")
+    add("--checkpoint", **weights)
+
+    summary = "a picture of the activations that a run learned"
+    add = subcommand("shapes", shapes, "shapes RUN [options]", summary).add_argument
+    add("run", metavar="RUN", help="its folder; the picture is shapes.png in it")
+    add("--checkpoint", **weights)
+
+    summary = "how variance travels through deep networks at initialisation: depth.json and depth.png"
+    add = subcommand("depth", measure_depth, "depth --activations SPEC... [options]", summary).add_argument
+    add("--activations", **many, required=True, metavar="SPEC", help="what is compared")
+    add("--depths", action="extend", nargs="+", type=whole, metavar="N", help="numbers of layers (4 12 24 48)")
+    add("--width", **number, default=256, help="a multiple of 64 (256)")
+    add("--seeds", **number, default=3, help="networks of each (3)")
+    add("--out_dir", **folder, default=Path("runs/depth"), help="where the two files go (runs/depth)")
+    # fmt: on
+    return top, subcommands.choices
+
+
+def read_options(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of the command that `argv` names, with `fields`: the words of the configuration. Raises ValueError."""
+    top, subcommands = parsers()
+    words = ["sweep", *argv] if argv[0].endswith(".py") else list(argv)
+    if words[0] not in subcommands:
+        top.parse_args(words)
+    parser = subcommands[words[0]]
+    if words[0] == "sweep":
+        options, fields = parser.parse_known_args(words[1:])
+        options.fields = fields
+        parser.refuse_unknown(fields, list(field_types()))
+    else:
+        options, unknown = parser.parse_known_intermixed_args(words[1:])
+        parser.refuse_unknown(unknown)
+    return options
+
+
+def compare(options: argparse.Namespace) -> int:
     """`CONFIG.py --activations ...`: train, measure, report."""
-    options, rest = read_options(argv[1:], SWEEP_OPTIONS, more=True)
-    sweep = plan_sweep(Path(argv[0]), options, rest, shlex.join(["python", "compare.py", *argv]))
+    sweep = plan_sweep(options)
     check_writable(sweep.out_dir)
     logs = sweep.out_dir / "logs"
-    jobs = options.number("jobs", 1)
-    launcher = choose_launcher(options, jobs, logs)
+    launcher = choose_launcher(options, logs)
     if launch.join_torchrun() > 0:
         launch.follow(logs)
         launch.dismiss()
         return 0
     try:
         with locked(sweep.out_dir):  # two sweeps that rewrite one results.json would lose each other's records
-            reused = results.gather([Path(folder) for folder in options.words("reuse")]).records
-            summary, failures = runner.run(sweep, launcher, "discard_checkpoints" not in options, reused)
+            reused = results.gather([Path(folder) for folder in options.reuse]).records
+            summary, failures = run.run(sweep, launcher, not options.discard_checkpoints, reused)
     finally:
         launch.dismiss()
     if summary is None:
@@ -95,25 +213,19 @@ def compare(argv: list[str]) -> int:
     return 1 if failures else 0
 
 
-def plan_sweep(preset: Path, options: Options, rest: list[str], command: str) -> Sweep:
+def plan_sweep(options: argparse.Namespace) -> Sweep:
     """The sweep that a command line describes. Raises ValueError."""
-    varied = {}
-    for item in options.words("vary"):
-        name, equals, values = item.partition("=")
-        if not equals:
-            raise ValueError(f"--vary {item!r} has no values; type --vary {name}=A,B")
-        varied[name] = tuple(overrides([f"--{name}", value])[name] for value in values.split(","))
     return plan(
-        preset,
-        options.words("activations"),
-        options.number("seeds", 1),
-        overrides(rest),
-        Path(options.word("out_dir")) if "out_dir" in options else None,
-        options.word("baseline"),
-        varied,
-        options.rates("lr"),
-        options.number("lr_seeds", 0),
-        command,
+        options.preset,
+        options.activations,
+        options.seeds,
+        overrides(options.fields),
+        options.out_dir,
+        options.baseline,
+        varied_fields(options.vary),
+        learning_rates(options.lr),
+        options.lr_seeds,
+        shlex.join(["python", "compare.py", *options.argv]),
     )
 
 
@@ -128,93 +240,77 @@ def with_data(launcher: launch.Launcher) -> launch.Launcher:
     return run_jobs
 
 
-def choose_launcher(options: Options, jobs: int, logs: Path) -> launch.Launcher:
+def choose_launcher(options: argparse.Namespace, logs: Path) -> launch.Launcher:
     """How runs are started. Raises ValueError for ways that exclude each other."""
-    name = options.word("launcher") or "local"
-    if name not in ("local", "slurm"):
-        raise ValueError(f"--launcher {name!r} is not local or slurm")
-    if jobs < 1:
-        raise ValueError(f"--jobs {jobs} is no number of jobs; give at least 1")
+    if options.jobs < 1:
+        raise ValueError(f"--jobs {options.jobs} is no number of jobs; give at least 1")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        if jobs > 1 or name == "slurm":
+        if options.jobs > 1 or options.launcher == "slurm":
             raise ValueError("under torchrun each run uses all processes; leave out --jobs and --launcher")
         return with_data(launch.all_processes(logs))
-    if name == "slurm":
-        return slurm.array(jobs, logs, slurm.parameters(options.words("slurm")))
-    return with_data(launch.side_by_side(jobs, logs))
+    if options.launcher == "slurm":
+        return launch.slurm_array(options.jobs, logs, launch.slurm_parameters(options.slurm))
+    return with_data(launch.side_by_side(options.jobs, logs))
 
 
-def write_report(argv: list[str]) -> int:
+def write_report(options: argparse.Namespace) -> int:
     """`report DIR...`"""
-    options, folders = read_options(argv[1:], {"baseline": 1, "vary": None, "lr": 0, "out_dir": 1})
-    if not folders:
-        raise ValueError("report of what? type compare.py report DIR...")
-    found = results.gather([Path(folder) for folder in folders])
-    out_dir = Path(options.word("out_dir") or (folders[0] if len(folders) == 1 else "runs/report"))
+    found = results.gather(options.folders)
+    out_dir = options.out_dir or (options.folders[0] if len(options.folders) == 1 else Path("runs/report"))
     check_writable(out_dir)
-    varied = tuple(dict.fromkeys([*found.settings.varied, *options.words("vary")]))
-    rates = (
-        tuple(sorted({record.config["learning_rate"] for record in found.records})) if "lr" in options else found.settings.rates
+    settings = replace(
+        found.settings,
+        baseline=options.baseline or found.settings.baseline,
+        varied=tuple(dict.fromkeys([*found.settings.varied, *options.vary])),
     )
-    settings = replace(found.settings, baseline=options.word("baseline") or found.settings.baseline, varied=varied, rates=rates)
+    if options.lr:
+        settings = replace(settings, rates=tuple(sorted({record.config["learning_rate"] for record in found.records})))
     with locked(out_dir):  # a sweep that is running there rewrites results.json too
         report.write(out_dir, replace(found, settings=settings))
     print(f"The report lies in {out_dir / 'report.html'}")
     return 0
 
 
-def evaluate(argv: list[str]) -> int:
+def evaluate(options: argparse.Namespace) -> int:
     """`eval RUN...`: the checkpoints' loss on a validation set."""
-    options, runs = read_options(argv[1:], {"data_dir": 1, "checkpoint": 1})
-    if not runs:
-        raise ValueError("eval of what? type compare.py eval RUN... [--data_dir DIR]")
-    rows = []
-    for run in runs:
-        model, config = checkpoint.load_model(run, options.word("checkpoint") or "best")
-        documents = measure.by_document(model, config, Path(options.word("data_dir") or config.data_dir))
-        loss, bits = part_of(documents)
+    lines = []
+    for folder in options.runs:
+        model, config = checkpoint.load_model(folder, options.checkpoint)
+        documents = record.by_document(model, config, options.data_dir or Path(config.data_dir))
+        loss, bits = record.part_of(documents)
         numbers = (f"{sum(documents['targets']):,.0f}", f"{loss:.4f}", f"{math.exp(loss):.3f}", f"{bits:.4f}" if bits else "-")
-        rows.append((run, config.activation, *numbers))
-    print(markdown([Table(("run", "activation", "targets", "loss", "perplexity", "bits per byte"), tuple(rows))]), end="")
+        lines.append((folder, config.activation, *numbers))
+    print(markdown([Table(("run", "activation", "targets", "loss", "perplexity", "bits per byte"), tuple(lines))]), end="")
     return 0
 
 
-def shapes(argv: list[str]) -> int:
+def shapes(options: argparse.Namespace) -> int:
     """`shapes RUN`: draw what the activations have become."""
-    options, runs = read_options(argv[1:], {"checkpoint": 1})
-    if len(runs) != 1:
-        raise ValueError("shapes of which run? type compare.py shapes RUN")
-    model, config = checkpoint.load_model(runs[0], options.word("checkpoint") or "best")
+    model, config = checkpoint.load_model(options.run, options.checkpoint)
     has_data = Path(config.data_dir).is_dir()
-    path = Path(runs[0]) / "shapes.png"
-    files.write_bytes(path, plot.shapes(model, measure.sample_inputs(model, config) if has_data else None))
+    path = Path(options.run) / "shapes.png"
+    files.write_bytes(path, plot.shapes(model, record.sample_inputs(model, config) if has_data else None))
     shaded = f"its inputs in {config.data_dir}" if has_data else f"the law its init assumed ({config.data_dir} is not there)"
     print(f"{path}: one panel a layer, shaded by {shaded}")
     return 0
 
 
-def travel(argv: list[str]) -> int:
+def measure_depth(options: argparse.Namespace) -> int:
     """`depth --activations SPEC...`: second moments through the layers of untrained networks."""
-    known: dict[str, int | None] = {"activations": None, "depths": None, "width": 1, "seeds": 1, "out_dir": 1}
-    options, rest = read_options(argv[1:], known)
-    specs = [registry.check(spec) for spec in options.words("activations")]
-    if rest or not specs:
-        raise ValueError(
-            f"depth takes no {rest[0]!r}" if rest else "depth of what? type compare.py depth --activations SPEC..."
-        )
-    depths = options.words("depths") or ["4", "12", "24", "48"]
-    if wrong := [word for word in depths if not word.isdecimal() or not 1 <= len(word) <= 3 or not int(word)]:
-        raise ValueError(f"--depths {wrong[0]!r} is not a number of layers from 1 to 999")
-    width, seeds = options.number("width", 256), options.number("seeds", 3)
-    if width % 64 or not 64 <= width <= 4096 or not 1 <= seeds <= 100:
-        raise ValueError(f"--width {width} --seeds {seeds}: allowed are multiples of 64 up to 4096, and 1 to 100 seeds")
-    out_dir = Path(options.word("out_dir") or "runs/depth")
-    check_writable(out_dir)
-    rows = depth.measure(specs, [int(word) for word in depths], width, seeds)
-    files.write_json(out_dir / "depth.json", {"command": shlex.join(["python", "compare.py", *argv]), "rows": rows})
-    files.write_bytes(out_dir / "depth.png", plots.depth(rows))
-    print(markdown([depth.table(rows)]), end="")
-    print(f"The picture lies in {out_dir / 'depth.png'}")
+    specs = [registry.check(spec) for spec in options.activations]
+    depths = options.depths or [4, 12, 24, 48]
+    if wrong := [number for number in depths if not 1 <= number <= 999]:
+        raise ValueError(f"--depths {wrong[0]} is not a number of layers from 1 to 999")
+    if options.width % 64 or not 64 <= options.width <= 4096 or not 1 <= options.seeds <= 100:
+        given = f"--width {options.width} --seeds {options.seeds}"
+        raise ValueError(f"{given}: allowed are multiples of 64 up to 4096, and 1 to 100 seeds")
+    check_writable(options.out_dir)
+    networks = depth.measure(specs, depths, options.width, options.seeds)
+    command = shlex.join(["python", "compare.py", *options.argv])
+    files.write_json(options.out_dir / "depth.json", {"command": command, "rows": networks})
+    files.write_bytes(options.out_dir / "depth.png", depth.picture(networks))
+    print(markdown([depth.table(networks)]), end="")
+    print(f"The picture lies in {options.out_dir / 'depth.png'}")
     return 0
 
 
@@ -227,18 +323,6 @@ def check_writable(out_dir: Path) -> None:
     if not os.access(out_dir, os.W_OK):
         raise ValueError(f"out_dir {str(out_dir)!r} cannot be written to; give another --out_dir")
 
-
-COMMANDS: Mapping[str, Callable[[list[str]], int]] = {
-    "report": write_report,
-    "eval": evaluate,
-    "shapes": shapes,
-    "depth": travel,
-}
-# Name -> how many words follow it: None for any number of them, at least one.
-SWEEP_OPTIONS = {
-    "activations": None, "seeds": 1, "baseline": 1, "vary": None, "lr": None, "lr_seeds": 1, "out_dir": 1, "jobs": 1,
-    "launcher": 1, "slurm": None, "discard_checkpoints": 0, "reuse": None,
-}  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,6 +8,7 @@ Shapes in the comments: B batch, T time (tokens), C n_embd, H heads, D = C/H, S 
 """
 
 import dataclasses
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ import activations
 import decoding
 from config.schema import GPTConfig
 from pretrained import folder
+
+logger = logging.getLogger("model")
 
 
 class LayerNorm(nn.Module):
@@ -297,9 +300,10 @@ class GPT(nn.Module):
         return 6 * matrices + 12 * self.config.n_layer * self.config.n_embd * self.config.block_size
 
     def crop_block_size(self, block_size: int) -> None:
-        """Keep the first `block_size` positions, in place. ValueError where there are fewer."""
+        """Keep the first `block_size` positions, in place, and say so. ValueError where there are fewer."""
         if block_size > self.config.block_size:
             raise ValueError(f"block_size {block_size} is above the {self.config.block_size} positions of the model")
+        logger.warning("block_size %d: the first of the model's %d positions are kept", block_size, self.config.block_size)
         self.config = dataclasses.replace(self.config, block_size=block_size)
         self.transformer.wpe = nn.Embedding.from_pretrained(self.transformer.wpe.weight[:block_size].detach(), freeze=False)
 

@@ -14,16 +14,20 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 import activations
 from activations import registry
-from comparison.document import Table
+from comparison.plots import png, styles
+from comparison.report import Table
 from config.schema import GPTConfig
 from model import GPT
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = dict[str, Any]
 NETWORKS = ("stack", "gpt")
@@ -112,3 +116,27 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.act(x @ self.weight.T)
         return y
+
+
+def picture(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Second moments against layer at the largest depth of `measure`'s rows, logarithmic, a line a spec and seed."""
+    deepest = [row for row in rows if row["depth"] == max(row["depth"] for row in rows)]
+    specs = list(dict.fromkeys(row["activation"] for row in deepest))
+    networks = list(dict.fromkeys(row["network"] for row in deepest))
+
+    def draw(figure: "Figure") -> None:
+        grid = figure.subplots(len(networks), 2, squeeze=False)
+        for network, pair in zip(networks, grid, strict=True):
+            for axes, direction in zip(pair, ("forward", "backward"), strict=True):
+                for spec, style in styles(specs).items():
+                    curves = [row[direction] for row in deepest if (row["network"], row["activation"]) == (network, spec)]
+                    for seed, curve in enumerate(curves):
+                        values = [math.nan if value is None else value for value in curve]
+                        axes.plot(values, label=None if seed else spec, linewidth=1.1, **style)
+                axes.set(yscale="log", xlabel="layer", title=f"{network}, {direction}")
+                low, high = axes.get_ylim()
+                axes.set_ylim(max(low, 1e-12), min(high, 1e12))
+            pair[0].set_ylabel("second moment, relative")
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+
+    return png(draw, 8.5, 1.2 + 2.6 * len(networks) + 0.12 * len(specs))

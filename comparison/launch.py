@@ -1,6 +1,7 @@
-"""Running jobs as processes of their own: side by side on this machine, or one after the other on all processes of torchrun.
+"""Running jobs as processes: side by side here, one after the other on all processes of torchrun, or as a SLURM array.
 
-A process of its own gives each run its own peak memory, compiled graphs and random state. `comparison.slurm` is the third way.
+A process of its own gives each run its own peak memory, compiled graphs and random state. submitit, for SLURM, is imported here
+alone.
 """
 
 import os
@@ -9,20 +10,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
-from comparison.job import PARENT
-from comparison.sweep import Job
+from comparison.plan import Job
 from runtime.files import append
 from runtime.signals import StopSignals
 
-_POLL_S = 0.2
+_POLL_S, _SLURM_POLL_S = 0.2, 1.0
+PARENT = "COMPARE_PARENT_PID"  # environment of a job: the process whose end is its own too
 Done = Callable[[Job, int, str], None]  # job, exit code, last line that it said
 Tick = Callable[[Sequence[Job]], None]  # the jobs that are running
 
@@ -123,7 +125,7 @@ def start(
 
 def command(arguments: Sequence[str]) -> list[str]:
     """The command line of a job's process."""
-    return [sys.executable, "-m", "comparison.job", *arguments]
+    return [sys.executable, "-m", "comparison.run", *arguments]
 
 
 def python_path() -> dict[str, str]:
@@ -180,3 +182,79 @@ def _free_port() -> int:
         probe.bind(("", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@dataclass
+class Task:
+    """What a node runs: a job's command. Preempted or timed out, it writes a checkpoint and is queued again."""
+
+    arguments: tuple[str, ...]
+    log: Path
+    _process: Any = field(default=None, repr=False)
+
+    def __call__(self) -> int:
+        """The job's exit code."""
+        with append(self.log) as log:
+            self._process = subprocess.Popen(command(self.arguments), env=os.environ | python_path(), stdout=log, stderr=log)
+            code: int = self._process.wait()
+        return code
+
+    def checkpoint(self) -> Any:
+        """Called by submitit before the node is taken away."""
+        import submitit
+
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            self._process.wait()
+        return submitit.helpers.DelayedSubmission(Task(self.arguments, self.log))
+
+
+def slurm_array(at_a_time: int, logs: Path, parameters: Mapping[str, Any], cluster: str = "slurm") -> Launcher:
+    """A launcher that submits all jobs as one array of which `at_a_time` run at once; `parameters` are submitit's."""
+
+    def launch(jobs: Sequence[Job], done: Done, tick: Tick) -> None:
+        import submitit
+
+        try:
+            executor = submitit.AutoExecutor(folder=logs / "slurm", cluster=cluster)
+            limits = {"slurm_array_parallelism": at_a_time} if cluster == "slurm" else {}
+            executor.update_parameters(name="compare", **limits, **parameters)
+            with executor.batch():
+                submitted = [executor.submit(Task(job.arguments, logs / f"{job.name}.log")) for job in jobs]
+        # What submitit makes of no sbatch, of one that refuses, and of parameters that it does not know.
+        except (RuntimeError, NameError, AssertionError) as error:
+            told = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ValueError(
+                f"the jobs cannot be submitted ({told}); put --slurm KEY=VALUE right, or use --launcher local"
+            ) from None
+        waiting = dict(zip(jobs, submitted, strict=True))
+        with StopSignals() as signals:
+            try:
+                while waiting:
+                    time.sleep(_SLURM_POLL_S)
+                    if signals.received:
+                        raise SweepInterruptedError(signals.received)
+                    for job, task in list(waiting.items()):
+                        if task.done():
+                            del waiting[job]
+                            failed = task.exception()
+                            if failed:
+                                done(job, 1, (str(failed).splitlines() or [type(failed).__name__])[-1])
+                            else:
+                                done(job, task.result(), last_line(logs, job))
+                    tick(list(waiting))
+            finally:
+                for task in waiting.values():
+                    task.cancel(check=False)
+
+    return launch
+
+
+def slurm_parameters(words: Sequence[str]) -> dict[str, Any]:
+    """submitit's parameters from KEY=VALUE words; whole numbers are integers. Raises ValueError."""
+    pairs = [word.partition("=") for word in words]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise ValueError(
+            f"--slurm {wrong[0]!r} is not KEY=VALUE, as in --slurm timeout_min=60 slurm_partition=gpu gpus_per_node=1"
+        )
+    return {name: int(value) if value.isdecimal() else value for name, _, value in pairs}

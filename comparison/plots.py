@@ -1,18 +1,21 @@
-"""The pictures of a report, each as PNG bytes: here the curves through training and through depth."""
+"""The pictures of a report, each as PNG bytes: curves through training, differences with their intervals, learned shapes.
 
-import math
-from collections.abc import Callable, Sequence
+Colours are Okabe and Ito's, which the colour-blind tell apart; beyond seven arms the line style tells them apart too. Time runs
+from light to dark along cividis, which is uniform for every kind of colour vision. matplotlib needs no display here.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 import activations
-from comparison import intervals
-from comparison.arm import Arm
-from comparison.canvas import BETTER, WORSE, png, styles, time_colour, wrapped
+from activations import registry
+from comparison.judge import Arm, Contrast, Summary, percent
+from comparison.plan import short
 from comparison.record import Record
-from comparison.summary import Summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,14 +23,64 @@ if TYPE_CHECKING:
 
 _CROWD = 12  # arms; more of them are drawn in a row of panels for each family
 _LAYERS = 6  # at most so many columns of panels: first, last and evenly between
+_TICKS = (-50, -20, -10, -5, 0, 5, 10, 20, 50, 100, 200, 500)
+_AXIS = "change of validation perplexity, percent (negative is better)"
+OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")  # without yellow: unreadable on white
+LINES = ("-", "--", ":", "-.")
+BETTER, WORSE, UNCERTAIN = OKABE_ITO[6], OKABE_ITO[4], OKABE_ITO[0]
+_STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+}
+
+
+def png(draw: Callable[["Figure"], None], width: float, height: float) -> bytes:
+    """The figure that `draw` fills, `width` by `height` inches."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+        draw(figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Label -> colour and line style, all different up to 28 labels."""
+    return {
+        label: {"color": OKABE_ITO[i % len(OKABE_ITO)], "linestyle": LINES[i // len(OKABE_ITO) % len(LINES)]}
+        for i, label in enumerate(labels)
+    }
+
+
+def time_colour(i: int, count: int) -> Any:
+    """Light to dark."""
+    import matplotlib
+
+    return matplotlib.colormaps["cividis"](0.85 * (1 - i / max(1, count - 1)))
+
+
+def wrapped(label: str, width: int = 22) -> str:
+    """The label in lines of at most `width` characters where it can be cut: before a space or after a comma."""
+    lines = [""]
+    for part in label.replace(",", ",\v").replace(" ", "\v ").split("\v"):
+        fits = len(lines[-1]) + len(part) <= width
+        lines[-1:] = [lines[-1] + part] if fits else [lines[-1], part.lstrip()]
+    return "\n".join(lines)
 
 
 def figures(summary: Summary) -> dict[str, bytes]:
     """File stem -> PNG of every picture that the runs have data for."""
     drawn = {
         "loss": _loss(summary),
-        "differences": intervals.forest(summary),
-        "degrees": intervals.degrees(summary),
+        "differences": forest(summary),
+        "degrees": degrees(summary),
         "shapes": _shapes(summary),
         "gains": _gains(summary),
     }
@@ -163,30 +216,6 @@ def _grid(
     return png(draw, 1.2 + 2.0 * len(layers), 0.9 + 1.7 * len(rows))
 
 
-def depth(rows: Sequence[dict[str, Any]]) -> bytes:
-    """Second moments against layer at the largest depth of `comparison.depth` rows, logarithmic, a line a spec and seed."""
-    deepest = [row for row in rows if row["depth"] == max(row["depth"] for row in rows)]
-    specs = list(dict.fromkeys(row["activation"] for row in deepest))
-    networks = list(dict.fromkeys(row["network"] for row in deepest))
-
-    def draw(figure: "Figure") -> None:
-        grid = figure.subplots(len(networks), 2, squeeze=False)
-        for network, pair in zip(networks, grid, strict=True):
-            for axes, direction in zip(pair, ("forward", "backward"), strict=True):
-                for spec, style in styles(specs).items():
-                    curves = [row[direction] for row in deepest if (row["network"], row["activation"]) == (network, spec)]
-                    for seed, curve in enumerate(curves):
-                        values = [math.nan if value is None else value for value in curve]
-                        axes.plot(values, label=None if seed else spec, linewidth=1.1, **style)
-                axes.set(yscale="log", xlabel="layer", title=f"{network}, {direction}")
-                low, high = axes.get_ylim()
-                axes.set_ylim(max(low, 1e-12), min(high, 1e12))
-            pair[0].set_ylabel("second moment, relative")
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
-
-    return png(draw, 8.5, 1.2 + 2.6 * len(networks) + 0.12 * len(specs))
-
-
 def _band(axes: "Axes", x: np.ndarray, curves: np.ndarray, label: str, style: dict[str, Any]) -> None:
     axes.plot(x, curves.mean(0), label=label, linewidth=1.4, **style)
     if len(curves) > 1:
@@ -222,3 +251,99 @@ def _some(layers: list[str]) -> list[str]:
 def _layer_number(name: str) -> int:
     """The block's number in a name such as transformer.h.3.mlp.act."""
     return next((int(part) for part in name.split(".") if part.isdecimal()), 0)
+
+
+def forest(summary: Summary) -> bytes | None:
+    """Paired differences in perplexity with their intervals, a row a contrast, a block a reference; marks are single seeds."""
+    blocks: dict[str, list[Contrast]] = {}
+    for contrast in summary.contrasts:
+        blocks.setdefault(_heading(contrast), []).append(contrast)
+    if not blocks:
+        return None
+    rows: list[Contrast | str] = []
+    for heading, contrasts in blocks.items():
+        rows += [heading, *contrasts]
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots()
+        axes.axvline(0, color="black", linewidth=0.8)
+        for row, content in enumerate(rows):
+            if isinstance(content, Contrast):
+                _draw_interval(axes, row, content)
+        axes.set_yticks(range(len(rows)), [content if isinstance(content, str) else content.arm for content in rows])
+        for tick, content in zip(axes.get_yticklabels(), rows, strict=True):
+            tick.set_fontweight("bold" if isinstance(content, str) else "normal")
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlabel(_AXIS)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+
+    longest = max(len(row) if isinstance(row, str) else len(row.arm) for row in rows)
+    return png(draw, 5.5 + 0.075 * longest, 1.0 + 0.27 * len(rows))
+
+
+def _heading(contrast: Contrast) -> str:
+    """What the rows of a block are compared with."""
+    if contrast.about == "activation" or contrast.about in registry.names() or ".py:" in contrast.about:
+        return f"against {contrast.reference}"
+    return f"against the first {contrast.about}"
+
+
+def _draw_interval(axes: "Axes", row: int, contrast: Contrast) -> None:
+    over_seeds = contrast.interval.low is not None
+    interval = contrast.interval if over_seeds else contrast.documents or contrast.interval
+    certain = interval.holds_zero is False
+    colour = UNCERTAIN if not certain else BETTER if interval.mean < 0 else WORSE
+    seeds = [percent(difference) for difference in contrast.differences]
+    axes.plot(seeds, [row] * len(seeds), "|", color="0.55", markersize=9)
+    if interval.low is not None and interval.high is not None:
+        limits = [percent(interval.low), percent(interval.high)]
+        axes.plot(limits, [row, row], "-" if over_seeds else "--", color=colour, linewidth=2)
+    fill = colour if certain else "white"
+    axes.plot(percent(contrast.interval.mean), row, "s" if certain else "o", color=colour, markerfacecolor=fill, markersize=6)
+
+
+def degrees(summary: Summary) -> bytes | None:
+    """The difference to the baseline against the degree, a line for each family of which three degrees or more were run."""
+    lines = by_degree(summary)
+    if not lines:
+        return None
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots()
+        axes.axhline(0, color="black", linewidth=0.8)
+        colours = styles([short(summary.baseline), *lines])
+        for index, (label, points) in enumerate(lines.items()):
+            x = [degree + 0.08 * (index - (len(lines) - 1) / 2) for degree, _ in points]
+            mean, low, high = (
+                [percent(getattr(contrast.interval, name)) for _, contrast in points] for name in ("mean", "low", "high")
+            )
+            spread = [[m - a for m, a in zip(mean, low, strict=True)], [b - m for m, b in zip(mean, high, strict=True)]]
+            axes.errorbar(x, mean, spread, label=label, marker="o", markersize=4, capsize=3, linewidth=1.3, **colours[label])
+        axes.set_xticks(sorted({degree for points in lines.values() for degree, _ in points}))
+        # Linear up to 10 %, logarithmic beyond: degree 1 of a polynomial is a linear network, whose +50 % flattened the rest.
+        axes.set_yscale("symlog", linthresh=10, linscale=2)
+        ticks = [tick for tick in _TICKS if axes.get_ylim()[0] <= tick <= axes.get_ylim()[1]]
+        axes.set_yticks(ticks, [f"{tick:+d}" if tick else "0" for tick in ticks])
+        axes.minorticks_off()
+        axes.set(xlabel="degree", ylabel=f"change of perplexity against {short(summary.baseline)},\npercent")
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+
+    return png(draw, 6.0, 3.8 + 0.1 * len(lines))
+
+
+def by_degree(summary: Summary) -> dict[str, list[tuple[int, Contrast]]]:
+    """Arm with n for its degree -> (degree, contrast with the baseline), ascending, where there are three with intervals."""
+    lines: dict[str, list[tuple[int, Contrast]]] = {}
+    for arm in summary.arms:
+        degree, contrast = _degree(arm), summary.contrast(arm)
+        if degree is not None and contrast and contrast.interval.low is not None:
+            label = arm.label.replace(f":degree={degree}", ":degree=n").replace(f",degree={degree}", ",degree=n")
+            lines.setdefault(label, []).append((degree, contrast))
+    return {label: sorted(points, key=lambda point: point[0]) for label, points in lines.items() if len(points) >= 3}
+
+
+def _degree(arm: Arm) -> int | None:
+    """Its option of that name; None for families that have none."""
+    degree = registry.parse(arm.activation)[1].get("degree")
+    return degree if isinstance(degree, int) else None

@@ -1,59 +1,25 @@
-"""results.json: the settings of a comparison, its verdicts, and a record of every finished run; the one file that is kept.
+"""results.json, the one file of a comparison that is kept, and which of its runs may be compared.
 
-The runner rewrites it after each run and skips what it finds there; a report is made from it alone.
+It holds the settings, the verdicts and a record of every finished run. The runner rewrites it after each run and skips what it
+finds there; a report is made from it alone. Runs may be compared that differ in activation, seed and the fields that the
+comparison says it varies. Checked, not hoped: configurations field by field, and the hashes that each run took of what it was
+fed and where it started.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from activations import registry
-from comparison.measure import read_measured
-from comparison.record import DivergedError, Record, from_json, short, to_json, unfinished
+from comparison.plan import Failure, Settings, merge, short, union
+from comparison.record import DivergedError, Record, from_json, read_measured, to_json, unfinished
+from config.schema import names
 from runtime import checkpoint
 from runtime.files import write_text
 
 FILE = "results.json"
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A run without a result: a row of the report."""
-
-    arm: str
-    """The label of its arm."""
-    run: str
-    """Its name."""
-    reason: str
-    """What it said, or what is wrong with its folder."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a comparison compares."""
-
-    activations: tuple[str, ...] = ()
-    """Spec strings in the order of the report; others follow as they come."""
-    baseline: str = ""
-    """Spec string that the others are compared with; empty: the first."""
-    varied: tuple[str, ...] = ()
-    """Configuration fields that differ on purpose, besides activation and seed."""
-    rates: tuple[float, ...] = ()
-    """Learning rates among which each activation takes its best; empty: all runs have one."""
-    rate_seeds: tuple[int, ...] = ()
-    """Seeds that choose the learning rate; empty: all."""
-    commands: tuple[str, ...] = ()
-    """Command lines that made the runs."""
-    failures: tuple[Failure, ...] = ()
-    """Runs that ended without a result."""
-
-    @property
-    def free(self) -> tuple[str, ...]:
-        """All fields that may differ between runs."""
-        return self.varied + (("learning_rate", "min_lr") if self.rates else ())
 
 
 @dataclass(frozen=True)
@@ -122,7 +88,7 @@ def gather(folders: Sequence[Path]) -> Results:
                     why = str(error)
                 if why:
                     failures.append(_failure(run, why))
-    return Results(replace(settings, failures=_union(settings.failures, tuple(failures))), tuple(records))
+    return Results(replace(settings, failures=union(settings.failures, tuple(failures))), tuple(records))
 
 
 def _failure(folder: Path, reason: str) -> Failure:
@@ -132,21 +98,6 @@ def _failure(folder: Path, reason: str) -> Failure:
     except ValueError:
         arm = folder.name
     return Failure(arm, folder.name, reason)
-
-
-def merge(a: Settings, b: Settings) -> Settings:
-    """Both settings: the order and the baseline of `a` first, then what `b` adds."""
-    return replace(
-        a,
-        activations=_union(a.activations, b.activations),
-        baseline=a.baseline or b.baseline,
-        varied=_union(a.varied, b.varied),
-        rates=tuple(sorted({*a.rates, *b.rates})),
-        # Only seeds that both sweeps ran at all of their rates say which rate is best.
-        rate_seeds=tuple(sorted({*a.rate_seeds} & {*b.rate_seeds})) or a.rate_seeds or b.rate_seeds,
-        commands=_union(a.commands, b.commands),
-        failures=_union(a.failures, b.failures),
-    )
 
 
 def _drawn_once(records: Sequence[Record]) -> list[Record]:
@@ -163,5 +114,99 @@ def _drawn_once(records: Sequence[Record]) -> list[Record]:
     return kept
 
 
-def _union(a: tuple[T, ...], b: tuple[T, ...]) -> tuple[T, ...]:
-    return tuple(dict.fromkeys(a + b))
+def check_comparable(records: Sequence[Record], varied: Collection[str]) -> None:
+    """Refuse, by a ValueError that names the first difference, runs that differ in more than activation, seed and `varied`.
+
+    Runs of one seed and one set of varied values must have been fed the same bytes, have started from the same weights
+    outside the activation; values on which neither depends, such as the learning rate, count as none here. Runs of one seed
+    must have computed in one precision unless that is what varies: `dtype=auto` is a different one on different hardware.
+    """
+    if not records:
+        raise ValueError("no finished runs to compare")
+    first = records[0]
+    first_of: dict[tuple[Any, ...], Record] = {}
+    first_of_seed: dict[int, Record] = {}
+    seen: set[tuple[Any, ...]] = set()
+    groups = sorted(set(varied) & set(names(start=True)))
+    for record in records:
+        for name in _differing(first.config, record.config, {*names(compare=("own", "free")), *varied}):
+            raise ValueError(
+                f"{describe(first)} and {describe(record)} differ in {name}: {first.config.get(name)!r} and "
+                f"{record.config.get(name)!r}; give it to --vary if that is what you compare"
+            )
+        if record.data != first.data and "data_dir" not in varied:
+            raise ValueError(
+                f"{describe(first)} and {describe(record)} differ in the data: {_first_difference(first.data, record.data)}"
+            )
+        values = tuple(repr(record.config.get(name)) for name in groups)
+        identity = (record.activation, record.seed, *(repr(record.config.get(name)) for name in sorted(varied)))
+        if identity in seen:
+            raise ValueError(f"there are two runs of {describe(record)}; leave one out")
+        seen.add(identity)
+        peer = first_of.setdefault((record.seed, *values), record)
+        for name, what in (
+            ("data_hash", "the bytes they were fed"),
+            ("init_hash", "their initial weights outside the activation"),
+        ):
+            if getattr(peer, name) != getattr(record, name):
+                raise ValueError(
+                    f"{describe(peer)} and {describe(record)} differ in {what}: {name} {getattr(peer, name)[:12]} and "
+                    f"{getattr(record, name)[:12]}; train them again from one commit and one data folder"
+                )
+        peer = first_of_seed.setdefault(record.seed, record)
+        if _precision(peer) != _precision(record) and not {"dtype", "device"} & set(varied):
+            raise ValueError(
+                f"{describe(peer)} and {describe(record)} differ in precision: {_precision(peer)} and {_precision(record)}, "
+                "which dtype=auto is on their hardware; train one of them again with the other's --dtype"
+            )
+
+
+def same_run(planned: dict[str, Any], finished: dict[str, Any]) -> bool:
+    """Whether a finished run's configuration is the planned one, as far as computation goes."""
+    if planned["seed"] != finished["seed"]:  # soon said, and true of most pairs
+        return False
+    same_activation = registry.check(planned["activation"]) == registry.check(finished["activation"])
+    return same_activation and not changes(planned, finished)
+
+
+def changes(planned: dict[str, Any], earlier: dict[str, Any], free: Collection[str] = ()) -> list[str]:
+    """Fields outside activation, seed and `free` in which a plan differs from an earlier run, as far as computation goes."""
+    resolved = {name for name in names(from_data=True) if not planned[name]}
+    return _differing(planned, earlier, {*names(compare="free"), "activation", "seed", *free, *resolved})
+
+
+def provenance_notes(records: Iterable[Record]) -> list[str]:
+    """What differs between runs without making them unfair, for the report: code and machines."""
+    provenances = [record.provenance for record in records]
+    commits = {str(p.get("commit"))[:10] for p in provenances}
+    machines = {str(sorted((p.get("hardware") or {}).items())) for p in provenances}
+    found = []
+    if len(commits) > 1:
+        found.append(f"The runs come from {len(commits)} commits: {', '.join(sorted(commits))}.")
+    if any(p.get("dirty") for p in provenances):
+        found.append("Some runs come from a working tree with uncommitted changes.")
+    if len(machines) > 1:
+        found.append(
+            f"The runs come from {len(machines)} different machines, versions or thread counts: their times do not compare."
+        )
+    return found
+
+
+def describe(record: Record) -> str:
+    """A run in words: activation, seed, and where it lay."""
+    return f"{record.config['activation']} seed {record.seed} ({record.config.get('out_dir') or 'no folder'})"
+
+
+def _precision(record: Record) -> str:
+    """The type that a run's matrix products had, as run.json records it."""
+    return str((record.provenance.get("hardware") or {}).get("dtype"))
+
+
+def _differing(a: dict[str, Any], b: dict[str, Any], skipped: Collection[str]) -> list[str]:
+    """Fields outside `skipped` whose values differ, by name."""
+    return [name for name in sorted(a.keys() | b.keys()) if name not in skipped and a.get(name) != b.get(name)]
+
+
+def _first_difference(a: dict[str, Any], b: dict[str, Any]) -> str:
+    name = next(name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name))
+    return f"{name} {str(a.get(name))[:60]!r} and {str(b.get(name))[:60]!r}"

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comparison import job, launch, plots
-from comparison.sweep import Job
+from comparison import launch, plots
+from comparison import run as job
+from comparison.plan import Job
 from config.schema import Config
 from faults.injection import ReplaceFails
 from faults.process import PRESET, Child, one_line
@@ -137,7 +138,7 @@ class Forked:
             log = os.open(logs / f"{run.name}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.dup2(log, 1)
             os.dup2(log, 2)
-            os.environ.update({**environment, job.PARENT: str(parent)})
+            os.environ.update({**environment, launch.PARENT: str(parent)})
             code = job.main(list(run.arguments))
         finally:
             os._exit(code)

@@ -45,7 +45,7 @@ def write(folder: Path, words: Tokenizer, block_size: int) -> None:
     }  # fmt: skip
     write_json(folder / "tokenizer_config.json", settings)
     if words.content:  # it came from such a file
-        write_bytes(folder / FILE, words.content)
+        write_bytes(folder / FILE, _without_chance(words.content))
         return
     letters = byte_letters()
     pieces = [words.decode_bytes([index]) for index in range(words.eot)]
@@ -65,6 +65,16 @@ def write(folder: Path, words: Tokenizer, block_size: int) -> None:
         },
     }  # fmt: skip
     write_text(folder / FILE, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def _without_chance(content: bytes) -> bytes:
+    """A tokenizer.json as `data.tokenizer` uses it: without dropout, by which transformers would draw other ids each time,
+    and without truncation and padding. One that has none of them stays as it is."""
+    spec = json.loads(content)
+    if not (spec.get("truncation") or spec.get("padding") or spec["model"].get("dropout")):
+        return content
+    without = spec | {"truncation": None, "padding": None, "model": spec["model"] | {"dropout": None}}
+    return (json.dumps(without, ensure_ascii=False, indent=1) + "\n").encode("utf-8", "surrogatepass")
 
 
 def byte_letters() -> list[str]:

@@ -1,7 +1,6 @@
 """The weights that a run begins with, and the hashes by which runs and ranks compare what they have."""
 
 import hashlib
-import logging
 from pathlib import Path
 
 import torch
@@ -12,8 +11,6 @@ from config.schema import Config, names
 from data.batches import Batches
 from model import GPT
 from runtime import checkpoint
-
-logger = logging.getLogger("train")
 
 
 def initial_model(config: Config, batches: Batches) -> GPT:
@@ -30,7 +27,6 @@ def initial_model(config: Config, batches: Batches) -> GPT:
     is_run = (source / "checkpoints").is_dir() or (source / "state.pt").is_file()
     loaded = checkpoint.load_model(source)[0] if is_run else GPT.from_pretrained(config.init_from).eval()
     if wanted.block_size < loaded.config.block_size:
-        logger.info("block_size %d: the first of the %d positions in %s", wanted.block_size, loaded.config.block_size, source)
         loaded.crop_block_size(wanted.block_size)
     if wrong := [name for name in names(model="shape") if getattr(loaded.config, name) != getattr(wanted, name)]:
         problems = ", ".join(f"{name} {getattr(wanted, name)} (it has {getattr(loaded.config, name)})" for name in wrong)

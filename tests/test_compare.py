@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import compare
 import train
 from comparison import results
+from comparison.plan import learning_rates
 from config.schema import Config
 from data.batches import Batch
 from data.lock import locked
@@ -185,21 +188,30 @@ def test_two_activations_are_fed_the_same_bytes(small: Config, tmp_path: Path, m
     [
         ([TINY], "no --activations given"),
         ([TINY, "--activations", "gelo"], "did you mean 'gelu'"),
-        ([TINY, "--activations", "gelu", "--seeds", "x"], "--seeds 'x' is not an integer"),
-        ([TINY, "--activations", "gelu", "--n_layers", "3"], "did you mean 'n_layer'"),
+        ([TINY, "--activations", "gelu", "--seeds", "x"], "--seeds: 'x' is not an integer"),
+        ([TINY, "--activations", "gelu", "--seeds", "9" * 10_000], f"--seeds: '{'9' * 40}' is not an integer"),
+        ([TINY, "--activations", "gelu", "--seeds"], "--seeds: expected one argument"),
+        ([TINY, "--activations", "gelu", "--seeds", "1", "--seeds", "1"], "--seeds: is given twice"),
+        ([TINY, "--activations", "gelu", "--discard_checkpoints=3"], "--discard_checkpoints: ignored explicit argument '3'"),
+        ([TINY, "--activations", "gelu", "--n_layers", "3"], "unknown option '--n_layers', did you mean --n_layer?"),
+        ([TINY, "--activations", "gelu", "--lr_seed", "3"], "unknown option '--lr_seed', did you mean --lr_seeds?"),
+        ([TINY, "--activations", "gelu", "--n_layer", "x"], "--n_layer 'x': expected an integer"),
+        ([TINY, "--activations", "gelu", "--lr", "1e999"], "--lr 1e999 is not a learning rate above 0"),
+        ([TINY, "--activations", "gelu", "--lr", "1e-3,x"], "--lr 'x' is not a number"),
         ([TINY, "--activations", "gelu", "--vary", "mlp_init"], "--vary 'mlp_init' has no values"),
         ([TINY, "--activations", "gelu", "--vary", "mlp_init=a,b"], "--mlp_init 'a': allowed are 'gpt2', 'unit'"),
         ([TINY, "--activations", "gelu", "--jobs", "0"], "--jobs 0"),
-        ([TINY, "--activations", "gelu", "--launcher", "pbs"], "--launcher 'pbs' is not local or slurm"),
+        ([TINY, "--activations", "gelu", "--launcher", "pbs"], "--launcher: invalid choice: 'pbs' (choose from "),
         (["config/none.py", "--activations", "gelu"], "is not a preset file"),
-        (["launch"], "neither a preset, such as config/tiny.py, nor report, eval, shapes"),
-        (["report"], "report of what?"),
+        (["launch"], "invalid choice: 'launch' (choose from "),
+        (["report"], "the following arguments are required: DIR; compare.py report --help lists all"),
         (["report", "/no/such/folder"], "holds neither results.json nor finished runs"),
-        (["report", "x", "--jobs", "3"], "unknown option --jobs"),
+        (["report", "x", "--baselin", "relu"], "unknown option '--baselin', did you mean --baseline?"),
         ([TINY, "--activations", "gelu", "--reuse", "/no/such/folder"], "holds neither results.json nor finished runs"),
-        (["eval"], "eval of what?"),
+        (["eval"], "required: RUN"),
         (["eval", "/no/such/folder"], "holds no checkpoint"),
-        (["shapes"], "shapes of which run?"),
+        (["shapes"], "required: RUN"),
+        (["shapes", "a", "b"], "unknown option 'b'"),
     ],
 )
 def test_bad_input_is_exit_code_2_and_one_line(
@@ -240,15 +252,58 @@ def test_a_full_disk_in_the_sweeps_own_files_is_one_line(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "out" / "results.json"))
 
-    monkeypatch.setattr(compare.runner, "run", full)
+    monkeypatch.setattr(compare.run, "run", full)
     assert compare.main([TINY, "--activations", "gelu", "--out_dir", str(tmp_path / "out"), *fields(small)]) == 1
     said = capsys.readouterr().err
     assert re.fullmatch(r"compare.py: No space left on device \(.*results.json\); once that is put right, the same .*\n", said)
 
 
-def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
-    assert compare.main(["--help"]) == 0
-    said = capsys.readouterr().out
-    assert all(f"--{name} " in said for name in compare.SWEEP_OPTIONS)
-    assert all(f"compare.py {name} " in said for name in compare.COMMANDS)
+def test_help_lists_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    top, commands = compare.parsers()
+    for argv, parser in ([], top), ([TINY], commands["sweep"]), *(([name], parser) for name, parser in commands.items()):
+        with pytest.raises(SystemExit) as stopped:
+            compare.main([*argv, "--help"])
+        assert stopped.value.code == 0
+        said = capsys.readouterr().out
+        assert said == parser.format_help()
+        assert argv or all(f"compare.py {name} " in said for name in commands if name != "sweep")
     assert compare.main([]) == 2
+
+
+def test_options_fields_and_folders_in_any_order() -> None:
+    argv = [
+        "c.py",
+        "--activations",
+        "gelu",
+        "relu",
+        "--n_layer",
+        "2",
+        "--seeds=3",
+        "--bias",
+        "True",
+        "--activations",
+        "silu",
+        "--lr",
+        "1e-3,2e-3",
+        "1e-3",
+    ]
+    options = compare.read_options(argv)
+    assert options.activations == ["gelu", "relu", "silu"]
+    assert (options.seeds, options.jobs, options.discard_checkpoints) == (3, 1, False)
+    assert options.fields == ["--n_layer", "2", "--bias", "True"]
+    assert learning_rates(options.lr) == (1e-3, 2e-3)
+    options = compare.read_options(["report", "--lr", "a", "--baseline", "relu", "b", "--vary", "n_layer", "--vary", "n_embd"])
+    assert (options.folders, options.vary, options.lr) == ([Path("a"), Path("b")], ["n_layer", "n_embd"], True)
+
+
+@given(st.lists(st.text(max_size=8).filter(lambda word: not word.startswith("-h")), max_size=8))
+def test_any_words_are_options_or_one_line(words: list[str]) -> None:
+    for argv in (["c.py", *words], ["report", *words]):
+        try:
+            options = compare.read_options(argv)
+        except ValueError as error:
+            message = str(error)
+        else:
+            message = "--help lists all"
+            assert set(getattr(options, "fields", [])) <= set(words)
+        assert "--help lists all" in message

@@ -1,6 +1,7 @@
 """A run in transformers' hands: the same logits, the same tokens, and coefficients that no trainer decays."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ import torch
 
 import activations
 import export
+import sample
 from activations.activation import Learnable
 from activations.registry import family
 from config.schema import Config
+from data import prepare, tokenizer
 from faults.runs import small_config
 from model import GPT
 from pretrained import folder
 from runtime import checkpoint
+from tests.own_tokenizer import train_byte_level
 from tests.runs import train_here
 
 IDS = torch.randint(0, 257, (2, 24), generator=torch.Generator().manual_seed(0))
@@ -73,6 +77,29 @@ def test_a_run_loads_with_its_logits_tokens_and_tokenizer(trained: Config, expor
     words = AutoTokenizer.from_pretrained(exported)
     assert words("héllo")["input_ids"] == list("héllo".encode())
     assert theirs.generation_config.eos_token_id == theirs.config.eos_token_id == words.eos_token_id == 256
+
+
+def test_a_tokenizer_of_the_run_s_own_goes_with_it(small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where its file and the data are gone: the checkpoint holds a copy."""
+    from transformers import AutoTokenizer
+
+    text, data, mine = tmp_path / "text.txt", tmp_path / "data", train_byte_level(tmp_path / "mine.json")
+    text.write_text("the cat sat on the mat. " * 400)
+    assert prepare.main(["text", "--input", str(text), "--out", str(data), "--tokenizer", str(mine)]) == 0
+    run = train_here(small, data_dir=str(data), tokenizer="", activation="gelu", max_steps=2)
+    words = tokenizer.load(str(mine))
+    mine.unlink()
+    shutil.rmtree(data)
+    assert export.main([run.out_dir, str(tmp_path / "out")]) == 0
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = words.encode("the cat sat").tolist()
+    assert all(theirs("the cat sat", add_special_tokens=False)["input_ids"] == ids for _ in range(5)), "no dropout"
+    assert theirs.decode(ids) == "the cat sat"
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == words.eot == theirs.eos_token_id
+    capsys.readouterr()
+    asked = ["--prompt", "the cat", "--max_new_tokens", "4", "--temperature", "0"]
+    said = [(sample.main([place, *asked]), capsys.readouterr().out) for place in (run.out_dir, str(tmp_path / "out"))]
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("name", [*LEARNABLE, "hermite:per=channel", "relu_squared", "gelu"])

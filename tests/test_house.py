@@ -112,7 +112,7 @@ WRITES = {
     "data/lock.py": "the lock file; a link is refused",
     "data/hub.py": "a download under another name, renamed when whole",
     "data/writer.py": "shards under a partial name, renamed when whole",
-    "comparison/canvas.py": "a picture in memory",
+    "comparison/plots.py": "a picture in memory",
     "activations/plot.py": "a picture in memory",
     "export.py": "inside a temporary folder of the writer",
     "bench/step.py": "shards in a temporary folder, and a switch of the kernel's",

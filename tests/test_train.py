@@ -1,10 +1,13 @@
 """The loop: it learns, its steps are functions of (seed, step), and a run that stops is the run that never stopped."""
 
 import dataclasses
+import errno
+import io
 import json
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -63,6 +66,37 @@ def test_a_disk_that_fails_ends_in_one_line(
     assert last.startswith("train.py: No space left on device (model.safetensors); once that is put right")
     record = json.loads((Path(small.out_dir) / "run.json").read_text())
     assert "nats" not in record  # it failed at step 6 of 12
+
+
+class OnFullDisk(io.FileIO):
+    """A file of which nothing reaches the disk."""
+
+    def write(self, content: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [(".lock", 2), ("metrics.jsonl", 1), ("run.json", 2), ("config.json", 2), ("best", 1)]
+)
+def test_a_full_disk_ends_in_one_line_whatever_is_written(
+    small: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, code: int
+) -> None:
+    """From the flush, and again from the close, of each file of a run's folder, under its own or its temporary name."""
+    opened = io.open
+
+    def full(path: Path | str, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+        if mode[0] == "r" or not f"{Path(path).name}.".startswith((f"{name}.", f".{name}.")):
+            return opened(path, mode, *arguments, **named)
+        raw = OnFullDisk(path, mode.replace("b", ""))
+        binary = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
+        return binary if "b" in mode else io.TextIOWrapper(binary, encoding="utf-8")
+
+    monkeypatch.setattr(io, "open", full)  # pathlib's
+    monkeypatch.setattr("runtime.log.open", full, raising=False)
+    assert train.main([str(ROOT / "config" / "tiny.py"), *arguments(small)]) == code
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train.py")]
+    assert len(said) == 1
+    assert said[0].startswith("train.py: No space left on device")
 
 
 def test_the_record_is_closed_before_the_last_checkpoint(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import torch
 
 import activations
 import compare
-from comparison import depth, plots
+from comparison import depth
 
 
 def test_unit_gain_keeps_both_directions_and_gelu_neither() -> None:
@@ -93,7 +93,7 @@ def test_curves_begin_at_one_and_overflow_is_told() -> None:
     assert len(stack["forward"]) == len(stack["backward"]) == 13
     assert stack["forward"][-1] is None, "Hermite 8 without normalisation was expected to overflow"
     assert "overflow in 1 of 1" in str(depth.table(rows))
-    assert plots.depth(rows).startswith(b"\x89PNG")
+    assert depth.picture(rows).startswith(b"\x89PNG")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,8 +107,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ([], "depth of what"),
-        (["--activations", "gelu", "--depths", "0"], "'0' is not a number of layers"),
+        ([], "required: --activations"),
+        (["--activations", "gelu", "--depths", "0"], "--depths 0 is not a number of layers"),
         (["--activations", "gelu", "--width", "65"], "multiples of 64"),
         (["--activations", "gellu"], "gelu"),
     ],

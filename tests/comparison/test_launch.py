@@ -1,4 +1,4 @@
-"""Jobs are real processes: side by side, each with its share, told to stop when we are."""
+"""Jobs are processes: each is reported, gets its share, and is stopped with us; through submitit's local executor too."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from comparison import launch
-from comparison.sweep import Job, plan
+from comparison.plan import Job, plan
 
 TINY = Path(__file__).parents[2] / "config" / "tiny.py"
 
@@ -23,7 +23,7 @@ def jobs(tmp_path: Path) -> list[Job]:
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Python code to run in place of comparison.job; it sees the job's arguments."""
+    """Python code to run in place of comparison.run; it sees the job's arguments."""
     path = tmp_path / "script.py"
     starter = tmp_path / "starter"
     starter.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -u {path} "$@"\n')
@@ -107,3 +107,49 @@ def test_without_torchrun_there_is_one_rank_and_no_group(monkeypatch: pytest.Mon
     assert launch.join_torchrun() == 0
     launch.dismiss()
     assert not launch.dist.is_initialized()
+
+
+TINY = Path(__file__).parents[2] / "config" / "tiny.py"
+
+
+def test_parameters() -> None:
+    assert launch.slurm_parameters(["timeout_min=60", "slurm_partition=gpu"]) == {"timeout_min": 60, "slurm_partition": "gpu"}
+    with pytest.raises(ValueError, match="--slurm 'gpu' is not KEY=VALUE"):
+        launch.slurm_parameters(["gpu"])
+
+
+def test_a_job_is_reported_with_its_exit_code_and_last_line(tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="submitit is in requirements-dev.txt")
+    sweep = plan(TINY, ["gelu"], 1, {"data_dir": str(tmp_path / "none")}, tmp_path / "out")
+    reported: list[tuple[Job, int, str]] = []
+    start = launch.slurm_array(2, tmp_path / "logs", {"timeout_min": 5}, cluster="local")
+    start(sweep.jobs(sweep.seeds, ()), lambda *what: reported.append(what), lambda running: None)
+    ((job, code, said),) = reported
+    assert (job.name, code) == ("gelu-seed=1337", 2)
+    assert "does not exist" in said
+
+
+@pytest.mark.parametrize("parameters", [{}, {"slurm_colour": "red"}, {"timeout_min": "soon"}])
+def test_jobs_that_cannot_be_submitted_are_one_line(
+    tmp_path: Path, parameters: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit", reason="submitit is in requirements-dev.txt")
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+    sbatch.chmod(0o755)
+    (sbatch.parent / "srun").symlink_to(sbatch)
+    monkeypatch.setenv("PATH", str(sbatch.parent), prepend=os.pathsep)
+    sweep = plan(TINY, ["gelu"], 1, {}, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"^the jobs cannot be submitted \(.+\); put --slurm KEY=VALUE right"):
+        launch.slurm_array(2, tmp_path / "logs", parameters)(
+            sweep.jobs(sweep.seeds, ()), lambda *what: None, lambda running: None
+        )
+
+
+def test_a_preempted_task_is_queued_again_as_it_was(tmp_path: Path) -> None:
+    submitit = pytest.importorskip("submitit", reason="submitit is in requirements-dev.txt")
+    task = launch.Task(("config/tiny.py",), tmp_path / "log")
+    again = task.checkpoint()
+    assert isinstance(again, submitit.helpers.DelayedSubmission)
+    assert again.function == task

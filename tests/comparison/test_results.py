@@ -1,4 +1,4 @@
-"""results.json keeps runs whose folders are gone, merges, and is validated when read."""
+"""results.json keeps runs whose folders are gone, merges, and is validated; unfair pairs are refused by name."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from comparison import results
+from comparison.plan import Failure, Settings, merge
 from comparison.record import read, to_json
-from comparison.results import Failure, Results, Settings
+from comparison.results import Results
 
 
 def test_round_trip(make_run: Any, tmp_path: Path) -> None:
@@ -56,9 +57,7 @@ def test_shapes_are_kept_for_one_seed(make_run: Any, tmp_path: Path) -> None:
 
 
 def test_merge_keeps_the_first_order() -> None:
-    merged = results.merge(
-        Settings(activations=("a", "b"), rates=(2.0,)), Settings(activations=("c", "a"), baseline="c", rates=(1.0,))
-    )
+    merged = merge(Settings(activations=("a", "b"), rates=(2.0,)), Settings(activations=("c", "a"), baseline="c", rates=(1.0,)))
     assert merged == Settings(activations=("a", "b", "c"), baseline="c", rates=(1.0, 2.0))
 
 
@@ -87,5 +86,101 @@ def test_a_bad_record_is_named(tmp_path: Path) -> None:
 
 def test_only_seeds_that_both_sweeps_tried_at_all_rates_choose_the_rate() -> None:
     one, two, none = Settings(rate_seeds=(1,)), Settings(rate_seeds=(1, 2)), Settings()
-    assert results.merge(two, one).rate_seeds == (1,)
-    assert results.merge(none, two).rate_seeds == (1, 2)
+    assert merge(two, one).rate_seeds == (1,)
+    assert merge(none, two).rate_seeds == (1, 2)
+
+
+def test_activation_and_seed_may_differ(make_run: Any) -> None:
+    records = [read(make_run(activation, seed, 1.5)) for activation in ("gelu", "relu") for seed in (1, 2)]
+    results.check_comparable(records, ())
+    assert results.provenance_notes(records) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n_layer", 3),
+        ("learning_rate", 1e-3),
+        ("dtype", "float32"),
+        ("eval_tokens", 100),
+        ("mlp_init", "unit"),
+        ("max_steps", 1000),
+    ],
+)
+def test_any_other_field_is_refused_by_name_unless_varied(make_run: Any, field: str, value: Any) -> None:
+    records = [read(make_run("gelu", 1, 1.5)), read(make_run("relu", 1, 1.5, **{field: value}))]
+    with pytest.raises(ValueError, match=rf"differ in {field}: .* give it to --vary"):
+        results.check_comparable(records, ())
+    if field != "max_steps":  # it changes the data hash of the last step within one group
+        results.check_comparable(records, (field,))
+
+
+def test_bookkeeping_may_differ(make_run: Any) -> None:
+    records = [read(make_run("gelu", 1, 1.5)), read(make_run("relu", 1, 1.5, keep_checkpoints=3, resume="never"))]
+    assert records[0].config["keep_checkpoints"] != records[1].config["keep_checkpoints"]
+    results.check_comparable(records, ())  # a difference that counted would be a ValueError
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ({"init_hash": "other"}, "differ in their initial weights outside the activation: init_hash init1 and other"),
+        ({"data": {"corpus_sha256": "c1"}}, "differ in the data: corpus_sha256 'c0' and 'c1'"),
+        ({"data": {"corpus_sha256": "c0"}, "val_rule": "spread evenly"}, "differ in the data: val_rule 'None' and 'spread"),
+    ],
+)
+def test_hashes_are_compared(make_run: Any, run: dict[str, Any], message: str) -> None:
+    records = [read(make_run("gelu", 1, 1.5)), read(make_run("relu", 1, 1.5, run=run))]
+    with pytest.raises(ValueError, match=message):
+        results.check_comparable(records, ())
+
+
+def test_the_bytes_fed_are_compared_even_where_the_learning_rate_varies(make_run: Any) -> None:
+    first, folder = read(make_run("gelu", 1, 1.5)), make_run("relu", 1, 1.5, learning_rate=1e-3)
+    metrics = folder / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"1-500"', '"other"'))
+    with pytest.raises(ValueError, match="differ in the bytes they were fed: data_hash 1-500 and other"):
+        results.check_comparable([first, read(folder)], ("learning_rate",))
+
+
+def test_a_varied_field_that_changes_no_bytes_and_no_weights_excuses_no_difference_in_them(make_run: Any) -> None:
+    """Weight decay, as the learning rate: runs of one seed start from the same weights whatever its value."""
+    records = [read(make_run("gelu", 1, 1.5)), read(make_run("gelu", 1, 1.5, weight_decay=0.3, run={"init_hash": "other"}))]
+    with pytest.raises(ValueError, match="differ in their initial weights"):
+        results.check_comparable(records, ("weight_decay",))
+    records = [records[0], read(make_run("relu", 1, 1.5, n_layer=3, run={"init_hash": "other"}))]
+    results.check_comparable(records, ("n_layer",))
+
+
+def test_one_precision_a_seed(make_run: Any) -> None:
+    here, there = ({"hardware": {"device": name, "dtype": dtype}} for name, dtype in (("a", "bfloat16"), ("b", "float32")))
+    records = [read(make_run("gelu", 1, 1.5, run=here)), read(make_run("relu", 1, 1.5, run=there))]
+    with pytest.raises(ValueError, match="differ in precision: bfloat16 and float32, which dtype=auto is on their hardware"):
+        results.check_comparable(records, ())
+    results.check_comparable(records, ("dtype",))
+    results.check_comparable([records[0], read(make_run("relu", 2, 1.5, run=there))], ())  # pairs are of one seed
+
+
+def test_the_same_run_twice_is_refused(make_run: Any) -> None:
+    record = read(make_run("gelu", 1, 1.5))
+    with pytest.raises(ValueError, match="two runs of gelu:exact=false seed 1"):
+        results.check_comparable([record, record], ())
+    with pytest.raises(ValueError, match="no finished runs"):
+        results.check_comparable([], ())
+
+
+def test_same_run_sees_through_what_the_data_resolve(make_run: Any) -> None:
+    finished = read(make_run("gelu", 1, 1.5)).config
+    planned = finished | {"vocab_size": 0, "tokenizer": "", "activation": "gelu", "out_dir": "elsewhere"}
+    assert results.same_run(planned, finished)
+    for field, value in (("seed", 2), ("activation", "relu"), ("n_layer", 9), ("vocab_size", 300)):
+        assert not results.same_run(planned | {field: value}, finished)
+
+
+def test_notes_tell_of_code_and_machines(make_run: Any) -> None:
+    runs: list[dict[str, Any]] = [{}, {"commit": "def", "dirty": True}, {"hardware": {"device": "gpu"}}]
+    records = [read(make_run("gelu", seed, 1.5, run=run)) for seed, run in enumerate(runs)]
+    notes = " ".join(results.provenance_notes(records))
+    assert "2 commits: abc, def" in notes
+    assert "uncommitted" in notes
+    assert "2 different machines" in notes

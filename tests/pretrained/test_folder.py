@@ -251,9 +251,13 @@ def test_activation_names_mean_the_same_function_here_and_there() -> None:
     assert same == set(folder.ACTIVATIONS.items())
 
 
-def test_positions_can_be_cropped(tmp_path: Path) -> None:
+def test_positions_can_be_cropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     expected = theirs(tmp_path)
+    caplog.clear()
+    GPT.from_pretrained(tmp_path, block_size=64)
+    assert not caplog.messages
     gpt = GPT.from_pretrained(tmp_path, block_size=48).eval()
+    assert caplog.messages == ["block_size 48: the first of the model's 64 positions are kept"]
     assert gpt.config.block_size == 48
     with torch.no_grad():
         assert (gpt(IDS) - expected).abs().max() <= 1e-5 * expected.abs().max()

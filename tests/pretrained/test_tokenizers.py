@@ -91,7 +91,12 @@ def test_a_tokenizer_of_the_folder_s_own_is_written_again(tmp_path: Path) -> Non
     words = tokenizer.load(str(train_byte_level(tmp_path / "tokenizer.json")))
     (tmp_path / "again").mkdir()
     tokenizers.write(tmp_path / "again", words, 64)
-    assert tokenizer.load(tokenizers.recognize(tmp_path / "again", words.vocab_size)).name == words.name
+    again = tokenizer.load(tokenizers.recognize(tmp_path / "again", words.vocab_size))
+    assert again.encode("the cat, été").tolist() == words.encode("the cat, été").tolist()
+    assert again.name != words.name, "its dropout is gone"
+    (tmp_path / "third").mkdir()
+    tokenizers.write(tmp_path / "third", again, 64)
+    assert (tmp_path / "third" / "tokenizer.json").read_bytes() == again.content
 
 
 def test_sample_uses_a_tokenizer_of_the_folder_s_own(small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,11 +64,13 @@ def test_wandb_offline_gets_the_same_numbers(small: Config, monkeypatch: pytest.
 
 def test_a_run_that_died_before_its_first_checkpoint_begins_again(small: Config) -> None:
     out_dir = Path(small.out_dir)
-    out_dir.mkdir()
+    set_up(small).resources.close()
+    config = (out_dir / "config.json").read_bytes()
+    (out_dir / "config.json").unlink()
     (out_dir / "metrics.jsonl").write_text('{"step": 0, "val_loss": 5.0}\n{"step": 1, "train_loss": 5.0}\n{"st')
     with pytest.raises(ValueError, match=r"holds the rows of a run whose config\.json is gone; remove its metrics\.jsonl, or"):
         set_up(small)
-    (out_dir / "config.json").write_text(json.dumps(dataclasses.asdict(small)))
+    (out_dir / "config.json").write_bytes(config)
     train_here(small)
     assert [row["step"] for row in rows(small) if "val_loss" in row] == [0, 6, 12]
     assert [row["step"] for row in rows(small) if "train_loss" in row] == list(range(1, 13))

@@ -122,7 +122,7 @@ def first_model(config: Config) -> GPT:
     return run.gpt
 
 
-def test_init_from_a_run_keeps_what_it_learned(small: Config, tmp_path: Path) -> None:
+def test_init_from_a_run_keeps_what_it_learned(small: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = train_here(small)
     trained = weights(source, 12)
     started = first_model(dataclasses.replace(small, init_from=source.out_dir, out_dir=str(tmp_path / "next")))
@@ -133,6 +133,7 @@ def test_init_from_a_run_keeps_what_it_learned(small: Config, tmp_path: Path) ->
         dataclasses.replace(small, block_size=half, init_from=source.out_dir, out_dir=str(tmp_path / "cropped"))
     )
     assert torch.equal(cropped.transformer.wpe.weight, trained["transformer.wpe.weight"][:half])
+    assert "block_size 16: the first of the model's 32 positions are kept" in caplog.messages
     with pytest.raises(ValueError, match=r"does not fit this config: layer_norm_epsilon 0\.01 \(it has 1e-05\)"):
         set_up(dataclasses.replace(small, layer_norm_epsilon=0.01, init_from=source.out_dir, out_dir=str(tmp_path / "eps")))
     with pytest.raises(ValueError, match=r"does not fit this config: n_layer 3 \(it has 2\)"):
@@ -293,6 +294,35 @@ def test_a_signal_in_an_evaluation_is_obeyed_within_a_batch_and_leaves_no_trace(
     best = [(Path(config.out_dir) / "checkpoints" / "best").read_text() for config in (whole, small)]
     assert best[0] == best[1]
     assert train.main(argv) == 0  # finished before
+
+
+def _three_runs(rank: int, folder: str, commands: list[list[str]], ports: list[int]) -> None:
+    """A whole run, one that a signal to rank 1 stops in its second evaluation, and the same command again."""
+    whole, calls = EvaluationWindows.read, [0, 0, 0]
+    for index, (argv, port) in enumerate(zip(commands, ports, strict=True)):
+        os.environ |= worker(rank, 2, port)
+
+        def read(windows: EvaluationWindows, indices: np.ndarray, index: int = index) -> object:
+            calls[index] += 1
+            if (rank, index) == (1, 1) and calls[1] == calls[0] // 3 + 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return whole(windows, indices)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(EvaluationWindows, "read", read)
+            assert train.main(argv) == (0, 143, 0)[index]
+    assert calls[1] == calls[0] // 3 + 1, f"{calls}: stopped a batch after the signal, on both ranks"
+    Path(folder, str(rank)).write_text("ended as they should")
+
+
+def test_a_signal_to_one_rank_in_an_evaluation_stops_both_within_a_batch(small: Config, tmp_path: Path) -> None:
+    runs = [
+        dataclasses.replace(small, micro_batch_size=6, out_dir=str(tmp_path / name)) for name in ("whole", "parts", "parts")
+    ]
+    argvs = [[TINY, *arguments(run)] for run in runs]
+    in_processes(_three_runs, (str(tmp_path), argvs, [free_port() for _ in runs]), 2)
+    assert all((tmp_path / str(rank)).exists() for rank in range(2))
+    assert_same(runs[0], runs[1])
 
 
 def test_a_signal_in_eval_only_is_obeyed_within_a_batch(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from comparison.sweep import Sweep, plan
+from comparison.plan import Sweep, plan
 from config.command_line import parse
 from config.tiny import config as tiny
 

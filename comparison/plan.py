@@ -1,18 +1,93 @@
-"""The plan of a sweep: which runs there are, what each is called, and the command line that makes it."""
+"""The plan of a sweep: what is compared, which runs there are, what each is called, and the command line that makes it."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from activations import registry
-from comparison.record import label, short
-from comparison.results import Settings
-from config.command_line import load_preset
+from config.command_line import load_preset, overrides
 from config.schema import Config
 
 _TELEMETRY_ROWS = 8  # gains and shapes through training, where the preset asks for no telemetry
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run without a result: a row of the report."""
+
+    arm: str
+    """The label of its arm."""
+    run: str
+    """Its name."""
+    reason: str
+    """What it said, or what is wrong with its folder."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a comparison compares."""
+
+    activations: tuple[str, ...] = ()
+    """Spec strings in the order of the report; others follow as they come."""
+    baseline: str = ""
+    """Spec string that the others are compared with; empty: the first."""
+    varied: tuple[str, ...] = ()
+    """Configuration fields that differ on purpose, besides activation and seed."""
+    rates: tuple[float, ...] = ()
+    """Learning rates among which each activation takes its best; empty: all runs have one."""
+    rate_seeds: tuple[int, ...] = ()
+    """Seeds that choose the learning rate; empty: all."""
+    commands: tuple[str, ...] = ()
+    """Command lines that made the runs."""
+    failures: tuple[Failure, ...] = ()
+    """Runs that ended without a result."""
+
+    @property
+    def free(self) -> tuple[str, ...]:
+        """All fields that may differ between runs."""
+        return self.varied + (("learning_rate", "min_lr") if self.rates else ())
+
+
+def merge(a: Settings, b: Settings) -> Settings:
+    """Both settings: the order and the baseline of `a` first, then what `b` adds."""
+    return replace(
+        a,
+        activations=union(a.activations, b.activations),
+        baseline=a.baseline or b.baseline,
+        varied=union(a.varied, b.varied),
+        rates=tuple(sorted({*a.rates, *b.rates})),
+        # Only seeds that both sweeps ran at all of their rates say which rate is best.
+        rate_seeds=tuple(sorted({*a.rate_seeds} & {*b.rate_seeds})) or a.rate_seeds or b.rate_seeds,
+        commands=union(a.commands, b.commands),
+        failures=union(a.failures, b.failures),
+    )
+
+
+def union(a: tuple[T, ...], b: tuple[T, ...]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(a + b))
+
+
+def label(spec: str, values: Mapping[str, Any]) -> str:
+    """The name of an arm: its spec and its varied values."""
+    return " ".join([short(spec), *(f"{name}={value}" for name, value in values.items())])
+
+
+def short(spec: str) -> str:
+    """A spec as people write it: degrees, and the options that are not at their defaults."""
+    name, options = registry.parse(spec)
+    if registry.file_of(spec):  # its options are as they were written, and its code is not run to know more
+        return ":".join([registry.short_name(name), ",".join(f"{key}={value}" for key, value in options.items())]).rstrip(":")
+    family = registry.family(name)
+    kept = [
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in options.items()
+        if key in family.degrees or value != family.options[key].default
+    ]
+    return ":".join([name, ",".join(kept)]) if kept else name
 
 
 @dataclass(frozen=True)
@@ -149,3 +224,27 @@ def plan(
     )
     sweep.jobs(seeds, rates)  # every configuration is valid, or this raises
     return sweep
+
+
+def varied_fields(words: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """Field -> typed values, from --vary's words FIELD=A,B. Raises ValueError."""
+    varied = {}
+    for word in words:
+        name, equals, values = word.partition("=")
+        if not equals:
+            raise ValueError(f"--vary {word!r} has no values; type --vary {name}=A,B")
+        varied[name] = tuple(overrides([f"--{name}", value])[name] for value in values.split(","))
+    return varied
+
+
+def learning_rates(words: Sequence[str]) -> tuple[float, ...]:
+    """--lr's words, apart by spaces or commas, as positive numbers, each once. Raises ValueError."""
+    found = []
+    for word in " ".join(words).replace(",", " ").split():
+        try:
+            found.append(float(word))
+        except ValueError:
+            raise ValueError(f"--lr {word!r} is not a number") from None
+        if not 0 < found[-1] < math.inf:
+            raise ValueError(f"--lr {word} is not a learning rate above 0")
+    return tuple(dict.fromkeys(found))

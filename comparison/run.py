@@ -1,28 +1,100 @@
-"""A sweep from plan to report: what is finished is skipped, what was interrupted goes on, each result is kept."""
+"""A sweep from plan to report: what is finished is skipped, what was interrupted goes on, each result is kept.
 
+As a program (python -m comparison.run) it is one run of a sweep: train it, then measure what the comparison needs of it.
+"""
+
+import json
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from comparison import fairness, report, results
-from comparison.arm import best_rate
-from comparison.launch import Launcher
-from comparison.measure import read_measured
-from comparison.progress import Progress
-from comparison.record import DivergedError, Record, is_finished, read
-from comparison.results import Failure, Results
-from comparison.summary import Summary
-from comparison.sweep import Job, Sweep
+import train
+from comparison import report, results
+from comparison.judge import Summary, best_rate
+from comparison.launch import PARENT, Launcher
+from comparison.plan import Failure, Job, Sweep, merge
+from comparison.record import DivergedError, Record, is_finished, is_measured, measure, read, read_measured
+from comparison.results import Results
+from config.command_line import parse
 from data.batches import FROM_START, SPREAD
 from data.lock import locked
 from runtime import checkpoint
-from runtime.files import remove
+from runtime import log as metrics
+from runtime.files import reason, remove
 
 # What may change where a run is trained further: how far, and how often it tells; not what its numbers mean.
 _FURTHER = frozenset(("max_steps", "lr_decay_steps", "log_interval", "eval_interval", "telemetry_interval"))
+_PARENT_POLL_S = 1.0
+_REFRESH_S = 2.0
+_TAIL_BYTES = 1 << 20  # more than one row, telemetry of a large model included
 _ORPHAN_S = 60.0  # a run whose sweep was killed notices within a second, finishes its step and writes a checkpoint
+
+
+class SweepProgress:
+    """A bar over the optimizer steps of all jobs on a terminal, and a line with the time left after each run.
+
+    Enter it while they run.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        from tqdm import tqdm
+
+        self._jobs, self._finished, self._steps_finished = list(jobs), 0, 0
+        self._total = sum(job.config.max_steps for job in jobs)
+        self._before = self._now = sum(steps_done(job) for job in jobs)  # of runs that were interrupted
+        self._started, self._refreshed = time.monotonic(), 0.0
+        self._bar = tqdm(total=self._total, initial=self._before, unit="step", disable=None, dynamic_ncols=True)
+
+    def __enter__(self) -> "SweepProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def tick(self, running: Sequence[Job]) -> None:
+        """Look how far the running jobs are, every few seconds."""
+        if time.monotonic() - self._refreshed < _REFRESH_S:
+            return
+        self._refreshed = time.monotonic()
+        self._move(self._steps_finished + sum(steps_done(job) for job in running))
+        self._bar.set_postfix_str(", ".join(job.name for job in running), refresh=False)
+
+    def finished(self, job: Job, outcome: str) -> None:
+        """One job is over: say how it went and how long the rest will take."""
+        self._finished += 1
+        self._steps_finished += job.config.max_steps
+        self._move(max(self._now, self._steps_finished))
+        self._bar.write(f"[{self._finished}/{len(self._jobs)}] {job.name}: {outcome}{self._time_left()}", file=sys.stderr)
+
+    def _move(self, steps: int) -> None:
+        self._now = max(self._now, steps)
+        self._bar.update(self._now - self._bar.n)
+
+    def _time_left(self) -> str:
+        done = self._now - self._before
+        if self._finished == len(self._jobs) or done <= 0:
+            return ""
+        seconds = (time.monotonic() - self._started) * (self._total - self._now) / done
+        return f"; about {seconds / 60:.0f} min left" if seconds >= 90 else f"; about {seconds:.0f} s left"
+
+
+def steps_done(job: Job) -> int:
+    """The last step in the metrics of a job's folder."""
+    path = job.folder / "metrics.jsonl"
+    if not path.is_file():
+        return 0
+    with open(path, "rb") as file:  # the end alone: a long run's rows are megabytes, and this is called every few seconds
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        lines = file.read().split(b"\n")[:-1]  # what follows the last newline is still being written
+    try:
+        return int(json.loads(lines[-1])["step"])
+    except (IndexError, ValueError, KeyError, TypeError):  # no row yet, or a damaged one, which train.py tells
+        return 0
 
 
 def run(
@@ -37,10 +109,10 @@ def run(
     store = Store(sweep, reused)
     for job in store.planned.values():
         check_folder(job)
-    train(sweep.jobs(sweep.rate_seeds, sweep.rates), store, launch, keep_checkpoints)
+    train_pending(sweep.jobs(sweep.rate_seeds, sweep.rates), store, launch, keep_checkpoints)
     others = [seed for seed in sweep.seeds if seed not in sweep.rate_seeds]
     if others:
-        train(_at_best_rate(sweep, store.records, others), store, launch, keep_checkpoints)
+        train_pending(_at_best_rate(sweep, store.records, others), store, launch, keep_checkpoints)
     if not store.records:
         return None, len(store.failures)
     return report.write(sweep.out_dir, store.results()), len(store.failures)
@@ -54,7 +126,7 @@ class Store:
         earlier = results.load(self.path) if self.path.is_file() else Results(sweep.settings)
         self.planned = {job.name: job for job in sweep.jobs(sweep.seeds, sweep.rates)}
         self._reused = reused
-        settings = replace(results.merge(sweep.settings, earlier.settings), baseline=sweep.settings.baseline)
+        settings = replace(merge(sweep.settings, earlier.settings), baseline=sweep.settings.baseline)
         # A run of this sweep that failed before is tried again; one of an earlier sweep in this folder stays told.
         self._settings = replace(settings, failures=tuple(f for f in settings.failures if f.run not in self.planned))
         self.records: list[Record] = [
@@ -71,13 +143,13 @@ class Store:
         """The record of a job, from results.json, from its folder, or from what is reused. Raises DivergedError."""
         planned = asdict(job.config)
         for record in self.records:
-            if fairness.same_run(planned, record.config):
+            if results.same_run(planned, record.config):
                 return record
-        if is_finished(job.folder) and fairness.same_run(planned, asdict(checkpoint.read_config(job.folder))):
+        if is_finished(job.folder) and results.same_run(planned, asdict(checkpoint.read_config(job.folder))):
             self.add(read_measured(job.folder))
             return self.records[-1]
         for record in self._reused:
-            if fairness.same_run(planned, record.config):
+            if results.same_run(planned, record.config):
                 self.add(record)
                 return record
         return None
@@ -95,7 +167,7 @@ class Store:
 def superseded(record: Record, planned: Mapping[str, Job], free: Sequence[str], where: Path) -> bool:
     """Whether a planned job trains this record's run further. Raises ValueError for a record of another configuration."""
     any_job = next(iter(planned.values()))
-    changed = fairness.changes(asdict(any_job.config), record.config, free)
+    changed = results.changes(asdict(any_job.config), record.config, free)
     if not changed:
         return False
     job = planned.get(Path(record.config.get("out_dir", "")).name)
@@ -119,7 +191,7 @@ def check_folder(job: Job) -> None:
     if not there or not (job.folder / "config.json").is_file():
         return
     earlier = checkpoint.read_config(job.folder)
-    changed = fairness.changes(asdict(job.config), asdict(earlier))
+    changed = results.changes(asdict(job.config), asdict(earlier))
     changed += ["activation"] if job.config.activation != earlier.activation else []
     changed += ["seed"] if job.config.seed != earlier.seed else []
     wrong = [name for name in changed if name not in _FURTHER]
@@ -132,7 +204,7 @@ def check_folder(job: Job) -> None:
         raise ValueError(f"{job.folder} holds a run with {told}; give another --out_dir")
 
 
-def train(jobs: Sequence[Job], store: Store, launch: Launcher, keep_checkpoints: bool) -> None:
+def train_pending(jobs: Sequence[Job], store: Store, launch: Launcher, keep_checkpoints: bool) -> None:
     """Run the jobs that have no record yet."""
     pending = []
     for job in jobs:
@@ -149,12 +221,12 @@ def train(jobs: Sequence[Job], store: Store, launch: Launcher, keep_checkpoints:
         return
     if old := [record for record in store.records if record.data.get("val_rule") == FROM_START]:
         raise ValueError(
-            f"{fairness.describe(old[0])} was evaluated on targets {FROM_START} of the validation set, new runs are on targets "
+            f"{results.describe(old[0])} was evaluated on targets {FROM_START} of the validation set, new runs are on targets "
             f"{SPREAD}: their losses do not compare; give another --out_dir, without --reuse of such runs"
         )
     for job in pending:
         wait_for_orphan(job.folder)
-    with Progress(pending) as progress:
+    with SweepProgress(pending) as progress:
         launch(pending, _reporting(store, progress, keep_checkpoints), progress.tick)
 
 
@@ -174,7 +246,7 @@ def wait_for_orphan(folder: Path) -> None:
             time.sleep(0.2)
 
 
-def _reporting(store: Store, progress: Progress, keep_checkpoints: bool) -> Callable[[Job, int, str], None]:
+def _reporting(store: Store, progress: SweepProgress, keep_checkpoints: bool) -> Callable[[Job, int, str], None]:
     def done(job: Job, code: int, said: str) -> None:
         try:
             if code:
@@ -207,3 +279,37 @@ def _at_best_rate(sweep: Sweep, records: Sequence[Record], seeds: Sequence[int])
             rates = (best_rate(mine, sweep.rate_seeds),)
         jobs += [sweep.job(activation, values, rate, seed) for seed in seeds for rate in rates or (None,)]
     return sorted(jobs, key=lambda job: job.config.seed)
+
+
+def main(argv: list[str]) -> int:
+    """train.py's exit code for the arguments `argv`; after 0 the run's folder holds measured.json too, unless it diverged."""
+    sys.argv = ["train.py", *argv]  # what run.json records: the command that makes the same run
+    if PARENT in os.environ:
+        threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
+    code = train.main(argv)
+    if code == 0 and os.environ.get("RANK", "0") == "0":
+        try:
+            finish(Path(parse(argv).out_dir))
+        except ValueError as error:
+            return train.fail(1, f"trained, but not measured: {error}")
+        except OSError as error:
+            return train.fail(1, f"trained, but not measured: {reason(error)}; the same command goes on from there")
+    return code
+
+
+def finish(folder: Path) -> None:
+    """Measure a finished run, unless that was done or its loss is not finite. Raises ValueError, OSError."""
+    losses = [row["val_loss"] for row in metrics.read(folder / "metrics.jsonl") if "val_loss" in row]
+    if losses[-1] is not None and not is_measured(folder):
+        measure(folder)
+
+
+def _end_with(parent: int) -> None:
+    """Stop, with a checkpoint, when the process that started us is gone: two processes must not train one run."""
+    while os.getppid() == parent:
+        time.sleep(_PARENT_POLL_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
