@@ -43,7 +43,7 @@ bench: $(DEV_ENV)
 	$(PYTHON) -m bench.generate --json $(RESULTS)/generate.json
 
 faults: $(DEV_ENV)
-	$(PYTHON) -m faults --json results/faults/faults.json
+	$(PYTHON) -m pytest tests/faults -m fault --faults-json results/faults/faults.json
 
 BASE := HEAD
 identical: $(DEV_ENV)

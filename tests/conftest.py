@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from config.schema import Config
-from faults.runs import small_config, write_shards
+from tests.runs import small_config, write_shards
 
 
 @pytest.fixture(scope="session", autouse=True)

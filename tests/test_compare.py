@@ -25,8 +25,7 @@ from comparison.plan import learning_rates
 from config.schema import Config
 from data.batches import Batch
 from data.lock import locked
-from faults.runs import ROOT, arguments
-from tests.runs import train_here
+from tests.runs import ROOT, arguments, train_here
 
 TINY = str(ROOT / "config" / "tiny.py")
 

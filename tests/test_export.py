@@ -16,12 +16,11 @@ from activations.activation import Learnable
 from activations.registry import family
 from config.schema import Config
 from data import prepare, tokenizer
-from faults.runs import small_config
 from model import GPT
 from pretrained import folder
 from runtime import checkpoint
 from tests.own_tokenizer import train_byte_level
-from tests.runs import train_here
+from tests.runs import small_config, train_here
 
 IDS = torch.randint(0, 257, (2, 24), generator=torch.Generator().manual_seed(0))
 LEARNABLE = [name for name in activations.names() if issubclass(family(name), Learnable)]

@@ -16,11 +16,10 @@ import sample
 from config.schema import Config
 from data import prepare
 from data.tokenizer import load
-from faults.runs import ROOT, rows, small_config
 from model import GPT
 from runtime import memory
 from tests.own_tokenizer import train_byte_level
-from tests.runs import train_here
+from tests.runs import ROOT, rows, small_config, train_here
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,10 @@ import torch
 import train
 from config.schema import Config
 from data.shards import file_sha256
-from faults.process import reached, trainers
-from faults.runs import ROOT, arguments, assert_same, free_port, launch, metrics, rows, weights
 from runtime import checkpoint
 from tests.activations.toy import shown
-from tests.runs import train_here
+from tests.processes import reached, trained, trainers
+from tests.runs import ROOT, arguments, assert_same, free_port, launch, metrics, rows, train_here, weights
 
 
 def test_loss_falls_and_the_folder_holds_what_the_contract_says(small: Config) -> None:
@@ -168,16 +167,13 @@ def test_a_signal_and_a_resume_leave_no_trace(defaults: Config, tmp_path: Path, 
     """Stopped after an evaluation by a signal to one process, resumed; compiled where that takes seconds, not a minute."""
     defaults = dataclasses.replace(defaults, compile=compiled)
     whole = dataclasses.replace(defaults, out_dir=str(tmp_path / "whole"))
-    for child in trainers(whole, tmp_path / "whole.log", processes):  # before the others: they find what it has compiled
-        assert child.finish() == 0, child.said
-    stopped = trainers(defaults, tmp_path / "stopped.log", processes)
+    trained(whole, processes)  # before the others: they find what it has compiled
+    stopped = trainers(defaults, processes)
     stopped[0].until(reached(defaults, 11), "step 11")
     stopped[-1].send(signal.SIGTERM)
     assert [child.finish() for child in stopped] == [143] * processes
     stopped_at(defaults, stopped[0].said)
-    for child in trainers(defaults, tmp_path / "resumed.log", processes):
-        assert child.finish() == 0, child.said
-    assert_same(whole, defaults)
+    assert_same(whole, trained(defaults, processes))
 
 
 def test_the_same_through_torchrun(defaults: Config, tmp_path: Path) -> None:

@@ -23,9 +23,8 @@ from comparison.record import (
 )
 from config.schema import Config
 from data import shards
-from faults.runs import rows
 from runtime import checkpoint
-from tests.runs import train_here
+from tests.runs import rows, train_here
 
 
 def test_record_of_a_folder(make_run: Any) -> None:

@@ -17,8 +17,8 @@ from comparison.plan import Job, Sweep, plan
 from comparison.run import SweepProgress, steps_done
 from config.schema import Config
 from config.tiny import config as preset
-from faults.runs import ROOT, arguments
 from runtime.signals import STOP_SIGNALS
+from tests.runs import ROOT, arguments
 
 TINY = Path(__file__).parents[2] / "config" / "tiny.py"
 

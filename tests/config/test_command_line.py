@@ -11,9 +11,8 @@ import train
 from config.command_line import load_preset, overrides, parse
 from config.schema import Config
 from config.tiny import config as tiny
-from faults.runs import ROOT, rows
 from model import GPT
-from tests.runs import train_here
+from tests.runs import ROOT, rows, train_here
 
 NO_PRESETS = ("__init__", "schema", "command_line", "foreign")
 PRESETS = sorted(path for path in (ROOT / "config").glob("*.py") if path.stem not in NO_PRESETS)

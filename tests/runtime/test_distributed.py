@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from faults.runs import free_port
 from runtime import distributed
-from tests.runs import in_processes
+from tests.runs import free_port, in_processes
 
 
 def test_one_process_needs_no_group() -> None:

@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.schema import Config
-from faults.runs import rows
 from runtime.log import Metrics, config_hash, cut, read
 from runtime.setup import set_up
-from tests.runs import train_here
+from tests.runs import rows, train_here
 
 
 @settings(deadline=None)  # the disk's time says nothing

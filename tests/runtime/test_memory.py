@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from config.schema import Config, GPTConfig
-from faults.runs import ROOT
 from runtime import memory
+from tests.runs import ROOT
 
 FACTOR = 1.5  # measured 0.99 to 1.23 for shapes of every kind, on Linux with glibc
 MEASURE = """

@@ -20,14 +20,13 @@ from activations import telemetry
 from config.command_line import parse
 from config.schema import Config
 from data.batches import EvaluationWindows
-from faults.process import worker
-from faults.runs import ROOT, arguments, assert_same, free_port, rows, weights
 from model import GPT
 from runtime import checkpoint
 from runtime.distributed import Processes
 from runtime.run import Run
 from runtime.setup import check_batch, set_up
-from tests.runs import in_processes, train_here
+from tests.processes import worker
+from tests.runs import ROOT, arguments, assert_same, free_port, in_processes, rows, train_here, weights
 
 TINY = "config/tiny.py"
 

@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from config.schema import Config
-from faults.runs import small_config
 from runtime import checkpoint
 from runtime.progress import Progress
 from runtime.run import Run
 from runtime.setup import restore, set_up
 from runtime.state import load_scaler, read_progress
-from tests.runs import train_here
+from tests.runs import small_config, train_here
 
 State = dict[str, Any]
 

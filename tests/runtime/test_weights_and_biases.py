@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from config.schema import Config
-from faults.runs import rows
 from runtime import weights_and_biases
-from tests.runs import train_here
+from tests.runs import rows, train_here
 
 
 def fail(*_: object, **__: object) -> None:

@@ -1,14 +1,21 @@
-"""What goes wrong inside a process: it dies, or the system refuses it something, at a call that is counted."""
+"""What goes wrong inside a process: it dies, the system refuses it something, or a number is not what it was."""
 
 import ctypes
 import os
 import platform
+import resource
 import signal
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+import train
+from runtime.run import Run
+
+AT = 5  # the step before whose update a number goes wrong
 WRITING = ("fsync", "replace", "unlink", "rmdir", "mkdir")
 WRITE_CALLS = {"x86_64": (1, 18), "aarch64": (64, 68)}  # the numbers of write and pwrite64
 
@@ -82,6 +89,16 @@ class ReplaceFails:
 
 
 @dataclass(frozen=True)
+class LimitFiles:
+    """No file of this process may grow beyond this size: the system refuses it in whatever library writes."""
+
+    size: int
+
+    def __call__(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, resource.RLIM_INFINITY))
+
+
+@dataclass(frozen=True)
 class FailWrites:
     """write(2) of `size` bytes or more fails with this error, in whatever library calls it: a filter of Linux's seccomp."""
 
@@ -108,3 +125,93 @@ class FailWrites:
         for arguments in ((no_new_privileges, 1, 0, 0, 0), (set_seccomp, by_filter, ctypes.c_char_p(filters), 0, 0)):
             if libc.prctl(*arguments):
                 raise OSError(ctypes.get_errno(), "this kernel filters no system calls")
+
+
+@dataclass(frozen=True)
+class Poison:
+    """In the child: a number of the second layer's coefficients, of their gradient, or the loss, is this at step AT alone."""
+
+    where: str
+    value: float
+
+    def __call__(self) -> None:
+        if self.where == "weight":
+            before_step(AT, lambda run: fill(run, self.value))
+            return
+
+        def arm(run: Run) -> None:
+            parameter = run.gpt.get_parameter(coefficient(run))
+            if self.where == "gradient":
+                handle = parameter.register_hook(lambda gradient: gradient + self.value)
+                after_step(run, handle.remove)
+            else:
+                original = run.model
+                run.model = Scaled(original, self.value)
+                after_step(run, lambda: setattr(run, "model", original))
+
+        before_step(AT, arm)
+
+
+class Scaled(torch.nn.Module):
+    """A model whose loss is multiplied by a number."""
+
+    def __init__(self, model: torch.nn.Module, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, *arguments: Any) -> torch.Tensor:
+        loss: torch.Tensor = self.model(*arguments)
+        return loss * self.factor
+
+
+@dataclass(frozen=True)
+class Grow:
+    """In the child: before step AT the second layer's coefficients, or all matrices, are multiplied."""
+
+    factor: float
+    matrices: bool = False
+
+    def __call__(self) -> None:
+        before_step(AT, self.grow)
+
+    def grow(self, run: Run) -> None:
+        """Multiply, in place."""
+        with torch.no_grad():
+            if self.matrices:
+                run.gpt.transformer.wte.weight.mul_(self.factor)
+            else:
+                run.gpt.get_parameter(coefficient(run)).mul_(self.factor)
+
+
+def before_step(at: int, act: Callable[[Run], object]) -> None:
+    """Call act(run) when the run is about to take the step that follows `step` updates."""
+    original = train.take_step
+
+    def take_step(run: Run, step: int, batch: Any) -> Any:
+        if step == at:
+            act(run)
+        taken = original(run, step, batch)
+        for undo in _after.pop(id(run), []):
+            undo()
+        return taken
+
+    train.take_step = take_step
+
+
+_after: dict[int, list[Callable[[], object]]] = {}
+
+
+def after_step(run: Run, undo: Callable[[], object]) -> None:
+    """Call undo() when the step is taken."""
+    _after.setdefault(id(run), []).append(undo)
+
+
+def coefficient(run: Run) -> str:
+    """The name of the second layer's first coefficients."""
+    return next(name for name, _ in run.gpt.named_parameters() if name.startswith("transformer.h.1.mlp.act."))
+
+
+def fill(run: Run, value: float) -> None:
+    """One bad number among the coefficients."""
+    with torch.no_grad():
+        run.gpt.get_parameter(coefficient(run)).view(-1)[0] = value

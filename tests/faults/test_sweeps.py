@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from comparison import launch, plots
 from comparison import run as job
 from comparison.plan import Job
 from config.schema import Config
-from faults.injection import ReplaceFails
-from faults.process import PRESET, Child, one_line
-from faults.runs import arguments, small_config, write_shards
-from faults.tally import Tally, expect, keep
 from runtime.signals import STOP_SIGNALS
+from tests.faults.forms import some
+from tests.faults.injection import ReplaceFails
+from tests.processes import Child, ends, one_line
+from tests.runs import PRESET, arguments, keep
+
+pytestmark = pytest.mark.fault
 
 STEPS = 12
 LAST = f"relu-seed=1337/checkpoints/step_{STEPS:08d}"
@@ -26,47 +30,39 @@ LAST = f"relu-seed=1337/checkpoints/step_{STEPS:08d}"
 WRITTEN = (LAST, "results.json", "relu-seed=1337/measured.json", "gelu-seed=1337/run.json", "report.md")
 
 
-def run(tally: Tally, folder: Path) -> None:
-    """Faults at what a sweep writes, a sweep made longer, and two sweeps in one folder."""
-    data_dir = folder / "data"
-    data_dir.mkdir()
-    config = dataclasses.replace(
-        small_config(write_shards(data_dir), folder), max_steps=STEPS, lr_decay_steps=STEPS, checkpoint_interval=4
-    )
-    plain = folder / "plain"
-    expect(sweep(config, plain).finish() == 0, f"the undisturbed sweep failed: {plain.with_suffix('.log').read_text()[-500:]}")
-    faults = [(path, error) for path in WRITTEN for error in (0, errno.ENOSPC)]
-    for path, error in faults if tally.full else [(LAST, 0), ("results.json", errno.ENOSPC)]:
-        tally.plan(1, 1)
-        with tally.fault(f"{os.strerror(error) if error else 'SIGKILL'} at {path}"):
-            disturbed(config, plain, folder / f"{Path(path).name}-{error}", ReplaceFails(path, error))
-    tally.plan(2, 2)
-    with tally.fault("a sweep made longer in its folder"):
-        longer = folder / "longer"
-        expect(sweep(dataclasses.replace(config, max_steps=8), longer).finish() == 0, "the shorter sweep failed")
-        again(config, plain, longer)
-    with tally.fault("two sweeps in one folder"):
-        two_at_once(config, plain, folder / "two")
+@pytest.fixture(scope="module")
+def config(base: Config) -> Config:
+    return dataclasses.replace(base, max_steps=STEPS, lr_decay_steps=STEPS, checkpoint_interval=4)
 
 
-def disturbed(config: Config, plain: Path, out: Path, fault: ReplaceFails) -> None:
-    """One sweep with a fault ends with an exit code that says so, and without a traceback; then it goes on."""
-    child = sweep(config, out, fault)
+@pytest.fixture(scope="module")
+def plain(config: Config, folder: Path) -> Path:
+    """The undisturbed sweep."""
+    ends(sweep(config, folder / "plain"))
+    return folder / "plain"
+
+
+FAULTS = [(path, error) for path in WRITTEN for error in (0, errno.ENOSPC)]
+
+
+@pytest.mark.parametrize(("path", "error"), some(FAULTS, [0, 3]))
+def test_a_fault_at_what_a_sweep_writes(config: Config, plain: Path, tmp_path: Path, path: str, error: int) -> None:
+    """The sweep ends with an exit code that says so, and without a traceback; then it goes on."""
+    child = sweep(config, tmp_path / "sweep", ReplaceFails(path, error))
     code = child.finish()
-    expect(code in (1, -signal.SIGKILL), f"exit code {code}: {child.said[-500:]}")
-    expect("Traceback" not in child.said, f"a traceback: {child.said[-800:]}")
-    again(config, plain, out)
+    assert code in (1, -signal.SIGKILL), f"exit code {code}: {child.said[-500:]}"
+    ends(child, code)
+    again(config, plain, tmp_path / "sweep")
 
 
-def again(config: Config, plain: Path, out: Path) -> None:
-    """The same command without a fault: exit code 0, and what an undisturbed sweep says."""
-    child = sweep(config, out)
-    expect(child.finish() == 0, f"it did not go on: {child.said[-500:]}")
-    keep(told(out) == told(plain), f"{told(out)} is not what the undisturbed sweep says: {told(plain)}")
+def test_a_sweep_made_longer_in_its_folder(config: Config, plain: Path, tmp_path: Path) -> None:
+    ends(sweep(dataclasses.replace(config, max_steps=8), tmp_path / "sweep"))
+    again(config, plain, tmp_path / "sweep")
 
 
-def two_at_once(config: Config, plain: Path, out: Path) -> None:
+def test_two_sweeps_in_one_folder(config: Config, plain: Path, tmp_path: Path) -> None:
     """The second is told who holds the folder; the first loses nothing."""
+    out = tmp_path / "sweep"
     first = sweep(config, out)
     first.until((out / "gelu-seed=1337" / "metrics.jsonl").exists, "its first run")
     first.send(signal.SIGSTOP)  # it holds the folder for as long as the second needs to come
@@ -74,7 +70,13 @@ def two_at_once(config: Config, plain: Path, out: Path) -> None:
         one_line(sweep(config, out, name="second"), 2, "is in use by process", str(first.pid))
     finally:
         first.send(signal.SIGCONT)
-    expect(first.finish() == 0, f"it did not go on: {first.said[-500:]}")
+    ends(first)
+    keep(told(out) == told(plain), f"{told(out)} is not what the undisturbed sweep says: {told(plain)}")
+
+
+def again(config: Config, plain: Path, out: Path) -> None:
+    """The same command without a fault: exit code 0, and what an undisturbed sweep says."""
+    ends(sweep(config, out))
     keep(told(out) == told(plain), f"{told(out)} is not what the undisturbed sweep says: {told(plain)}")
 
 

@@ -1,21 +1,25 @@
 """Ranks that are not alike: started with another setting, data, code or checkpoint, failing alone, or lost in set-up."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
+
 import train
 from config.schema import Config
-from faults.numbers import AT, Scaled
-from faults.process import PRESET, Child, one_line, trainer, worker
-from faults.runs import arguments, free_port, rows, small_config, write_shards
-from faults.tally import Tally, expect
 from runtime.run import Run
+from tests.faults.injection import AT, Scaled
+from tests.processes import Child, ends, one_line, trained, worker
+from tests.runs import PRESET, arguments, free_port, in_processes, rows
+
+pytestmark = pytest.mark.fault
 
 
 @dataclass(frozen=True)
@@ -35,22 +39,17 @@ class Case:
     """Rank 1 is killed."""
 
 
-def cases(folder: Path) -> tuple[Config, list[Case]]:
+def cases(small: Config, folder: Path) -> tuple[Config, list[Case]]:
     """The config of rank 0 and all cases, the data and checkpoints that they need made in `folder`."""
-    data, changed = folder / "data", folder / "other data"
-    data.mkdir(parents=True)
-    base = dataclasses.replace(
-        small_config(write_shards(data), folder / "run"), micro_batch_size=6, max_steps=8, eval_interval=8, timeout_s=60.0
-    )
-    shutil.copytree(data, changed)
+    base = dataclasses.replace(small, micro_batch_size=6, max_steps=8, eval_interval=8, timeout_s=60.0)
+    changed = shutil.copytree(base.data_dir, folder / "other data")
     shard = changed / "train_000001.bin"
     held = bytearray(shard.read_bytes())
     held[-400] ^= 1  # another token, of the vocabulary, where no sample of the shard sees it
     shard.write_bytes(held)
     one = dataclasses.replace(base, out_dir=str(folder / "node0"), max_steps=4, lr_decay_steps=8, checkpoint_interval=2)
     one = dataclasses.replace(one, keep_checkpoints=9)
-    made = trainer(one, folder / "node0.log")
-    expect(made.finish() == 0, f"the undisturbed run failed: {made.said[-500:]}")
+    trained(one)
     shutil.copytree(folder / "node0", folder / "node1")
     shutil.rmtree(folder / "node1" / "checkpoints" / "step_00000004")
     steps = [str(folder / "node0" / "checkpoints" / f"step_0000000{step}") for step in (2, 4)]
@@ -86,14 +85,50 @@ def cases(folder: Path) -> tuple[Config, list[Case]]:
     ]  # fmt: skip
 
 
-def run(tally: Tally, folder: Path) -> None:
-    """Two processes a case: each ends as said, rank 0 with one line, nobody waits for longer than it has to."""
-    base, found = cases(folder)
-    short = {"another learning rate", "set-up fails", "float16, its loss infinite", "killed in set-up"}
-    for case in found:
-        if tally.plan(1, case.name in short) and tally.has_time:
-            with tally.fault(f"on rank 1: {case.name}"):
-                apart(case, configs(case, base, folder), folder)
+def _all_cases(rank: int, folder: str, found: list[Case], commands: list[list[list[str]]], ports: list[int]) -> None:
+    """Every case in one process a rank: exit codes and what was said go into files."""
+    for index, (case, argv, port) in enumerate(zip(found, commands, ports, strict=True)):
+        os.environ |= worker(rank, 2, port)
+        with contextlib.ExitStack() as stack:
+            said = stack.enter_context(open(f"{folder}/{index}.{rank}.said", "w"))
+            stack.enter_context(contextlib.redirect_stderr(said))
+            for target, value in case.patches if rank else ():
+                stack.enter_context(mock.patch(target, value))
+            code = train.main([PRESET, *argv[rank]])
+        Path(f"{folder}/{index}.{rank}.code").write_text(str(code))
+
+
+def test_ranks_that_are_not_alike_end_together_and_say_why(
+    small: Config, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Each case that leaves its processes alive, in one process a rank."""
+    base, found = cases(small, tmp_path)
+    found = [case for case in found if not case.lost]
+    record_property("faults", len(found))
+    pairs = [configs(case, base, tmp_path) for case in found]
+    ports = [free_port() for _ in found]
+    in_processes(_all_cases, (str(tmp_path), found, [[arguments(c) for c in pair] for pair in pairs], ports), 2)
+    for index, (case, (first, _)) in enumerate(zip(found, pairs, strict=True)):
+        codes = [int((tmp_path / f"{index}.{rank}.code").read_text()) for rank in range(2)]
+        assert codes == [case.code] * 2, case.name
+        said = (tmp_path / f"{index}.0.said").read_text()
+        judge(case, codes[0], said, first)
+        if case.code == 2:
+            assert said.count("train.py: ") == 1, said
+            assert not (Path(first.out_dir) / "config.json").exists() or "step" in case.said[0], "something was written"
+
+
+def test_a_rank_that_is_killed_in_set_up(small: Config, tmp_path: Path) -> None:
+    """Rank 0 says in one line whom it waited for, and does not wait for longer than it has to."""
+    base, found = cases(small, tmp_path)
+    (case,) = (case for case in found if case.lost)
+    port = free_port()
+    both = [
+        Child("train", [PRESET, *arguments(config)], tmp_path / f"{rank}.log", Patch(patches), worker(rank, 2, port))
+        for rank, (config, patches) in enumerate(zip(configs(case, base, tmp_path), ((), case.patches), strict=True))
+    ]
+    one_line(both[0], case.code, *case.said)
+    ends(both[1], 9)
 
 
 def configs(case: Case, base: Config, folder: Path) -> list[Config]:
@@ -102,30 +137,13 @@ def configs(case: Case, base: Config, folder: Path) -> list[Config]:
     return [first, dataclasses.replace(first, **case.other)]
 
 
-def apart(case: Case, config: Sequence[Config], folder: Path) -> None:
-    """Start both ranks and judge what they do."""
-    port, log = free_port(), folder / f"{case.name.replace(' ', '-')}.log"
-    both = [
-        Child("train", [PRESET, *arguments(own)], log.with_suffix(f".{rank}.log"), inject, worker(rank, 2, port))
-        for rank, (own, inject) in enumerate(zip(config, (Patch(()), Patch(case.patches)), strict=True))
-    ]
-    if case.code == 2 or case.lost:
-        one_line(both[0], case.code, *case.said)
-    else:
-        judge(case, both[0].finish(), both[0].said, config[0])
-    other = both[1].finish()
-    expect(other == (9 if case.lost else case.code), f"rank 1: exit code {other}: {both[1].said[-500:]}")
-    expect("Traceback" not in both[1].said, f"rank 1: {both[1].said[-500:]}")
-
-
 def judge(case: Case, code: int, said: str, config: Config) -> None:
     """Rank 0 ended as it should, and said so."""
-    expect(code == case.code, f"exit code {code}, not {case.code}: {said[-600:]}")
-    expect("Traceback" not in said, f"a traceback: {said[-600:]}")
+    assert code == case.code, f"exit code {code}, not {case.code}: {said[-600:]}"
     for needed in case.said:
-        expect(needed in said, f"{needed!r} is not in what it says: {said[-900:]}")
-    if code == 0:
-        expect(rows(config)[-1]["val_loss"] is not None, "the weights are not finite")
+        assert needed in said, f"{needed!r} is not in what it says: {said[-900:]}"
+    assert "Traceback" not in said, said[-600:]
+    assert code != 0 or rows(config)[-1]["val_loss"] is not None, "the weights are not finite"
 
 
 @dataclass(frozen=True)

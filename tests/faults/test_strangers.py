@@ -1,6 +1,7 @@
 """Files made to attack: refused in one line, nothing executed, nothing written elsewhere, memory bounded."""
 
 import dataclasses
+import gzip
 import json
 import os
 import pickle
@@ -11,96 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from config.schema import Config
-from faults.process import Child, one_line, trainer
-from faults.runs import small_config, write_shards
-from faults.tally import Tally, expect, keep
 from runtime import checkpoint
+from tests.faults.forms import some
+from tests.processes import Child, one_line, trainer
+from tests.runs import keep
 
+pytestmark = pytest.mark.fault
 MEMORY = 1 << 30  # address space beyond the program's own: threads and libraries take some of it, a bomb would take more
 VICTIM = "victim"
-
-
-def run(tally: Tally, folder: Path) -> None:
-    """One run is trained; each attack gets a copy of it, or a file that data.prepare is given."""
-    data_dir = folder / "data"
-    data_dir.mkdir()
-    config = dataclasses.replace(small_config(write_shards(data_dir), folder / "run"), max_steps=4, lr_decay_steps=12)
-    expect(trainer(config, folder / "run.log").finish() == 0, "the run to attack failed")
-    chosen = CHECKPOINTS if tally.full else CHECKPOINTS[::4]
-    tally.plan(2 * len(CHECKPOINTS), 2 * len(chosen))
-    for name, attack, *needed in chosen:
-        for program in ("sample", "train"):
-            if program == "sample" and name in FOR_TRAINING:
-                tally.planned -= 1
-                continue
-            with tally.fault(f"{name} for {program}.py"):
-                against_checkpoint(folder, config, name, attack, program, needed)
-    attacks = INPUTS if tally.full else INPUTS[:1]
-    tally.plan(len(INPUTS), len(attacks))
-    for name, suffix, make, *needed in attacks:
-        with tally.fault(f"{name} for data.prepare"):
-            source = folder / f"{name.replace(' ', '_')}{suffix}"
-            make(source)
-            argv = ["text", "--input", str(source), "--out", str(folder / f"{name}-out"), "--tokenizer", "bytes"]
-            child = Child("data.prepare", argv, folder / f"{name}.log", memory_bytes=MEMORY)
-            one_line(child, 2, *needed)
-    links = LINKS if tally.full else LINKS[:2]
-    tally.plan(len(LINKS) + 1, len(links) + 1)
-    for link in links:
-        with tally.fault(f"{link} is a link in the run's folder"):
-            against_link(folder, config, link)
-    with tally.fault("a link where data.prepare puts its lock"):
-        out, victim = folder / "linked-out", folder / "linked-victim"
-        out.mkdir()
-        victim.write_text("mine")
-        (out / ".lock").symlink_to(victim)
-        (folder / "text.txt").write_text("text")
-        argv = ["text", "--input", str(folder / "text.txt"), "--out", str(out), "--tokenizer", "bytes"]
-        one_line(Child("data.prepare", argv, folder / "linked.log"), 2, "symbolic link")
-        keep(victim.read_text() == "mine", "the link's target was written")
-
-
 Attack = Callable[[Path], object]
-
-
-def against_checkpoint(folder: Path, config: Config, name: str, attack: Attack, program: str, needed: list[str]) -> None:
-    """A program that opens the attacked checkpoint refuses it, executes nothing, and stays in bounded memory."""
-    place = folder / f"{name.replace(' ', '_')}-{program}"
-    shutil.copytree(config.out_dir, place)
-    attacked = place / "checkpoints" / "step_00000004"
-    attack(attacked)
-    (attacked / checkpoint.SUMS).unlink()  # a stranger would write sums that fit; none do as well
-    log = place.with_suffix(".log")
-    if program == "sample":
-        argv = [str(place), "--prompt", "a", "--max_new_tokens", "4", "--device", "cpu", "--dtype", "float32"]
-        child = Child("sample", argv, log, memory_bytes=MEMORY)
-    else:
-        child = trainer(dataclasses.replace(config, out_dir=str(place), max_steps=8), log, memory_bytes=MEMORY)
-    one_line(child, 2, *needed)
-    expect(not (place / "checkpoints" / VICTIM).exists(), "the payload was executed")
-
-
-def against_link(folder: Path, config: Config, link: str) -> None:
-    """train.py refuses a run's folder in which a name of its own is a symbolic link; what it points to is untouched."""
-    place, target = folder / f"link-{link.replace('/', '-')}", folder / f"target-{link.replace('/', '-')}"
-    shutil.copytree(config.out_dir, place)
-    if (place / link).exists():
-        (place / link).rename(target)
-    else:
-        target.write_text("mine")
-    (place / link).symlink_to(target)
-    before = contents(target)
-    child = trainer(dataclasses.replace(config, out_dir=str(place), max_steps=8), place.with_suffix(".log"))
-    one_line(child, 2, "symbolic link", link)
-    keep(contents(target) == before, "what the link points to has changed")
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    """Every file at or below a path."""
-    return {str(file): file.read_bytes() for file in [path, *path.rglob("*")] if file.is_file()}
 
 
 class Payload:
@@ -191,8 +115,6 @@ def zstd_bomb(path: Path) -> None:
 
 def many_lines(path: Path) -> None:
     """300 megabytes of empty documents, packed a thousand times by gzip."""
-    import gzip
-
     line = b'{"text": ""}\n' * 80_000
     with gzip.open(path, "wb", compresslevel=9) as file:
         for _ in range(300):
@@ -205,7 +127,7 @@ def deep_json(path: Path) -> None:
 
 STATE, WEIGHTS, SETTINGS = "state.pt is not a training state", "model.safetensors is not whole", "config.json"
 # name, what it does to a checkpoint's folder, what the line must say
-CHECKPOINTS: list[tuple[str, Attack, str] | tuple[str, Attack, str, str]] = [
+CHECKPOINTS: list[tuple[str, Attack, *tuple[str, ...]]] = [
     ("a pickle that runs code", pickle_in_state, STATE),
     ("a plain pickle", plain_pickle, STATE),
     ("a pickle for weights", pickle_as_weights, WEIGHTS),
@@ -215,7 +137,7 @@ CHECKPOINTS: list[tuple[str, Attack, str] | tuple[str, Attack, str, str]] = [
     ("a header that is no JSON", header_of(8, b"[[[[[[[["), WEIGHTS),
     ("a tensor beyond the file", tensor_beyond, WEIGHTS),
     ("names that climb", names_that_climb, "model.safetensors"),
-    ("a huge model", config_with(n_layer=10_000, n_embd=1 << 20, n_head=1), "step_00000004"),
+    ("a huge model", config_with(n_layer=10_000, n_embd=1 << 20, n_head=1), "step_00000008"),
     ("an unknown field", config_with(__class__="os.system"), SETTINGS, "unknown field '__class__'"),
     ("code for an activation", config_with(activation="__import__('os').mkdir('victim')"), SETTINGS),
     ("a config of a terabyte", sparse("config.json", 1 << 40), SETTINGS),
@@ -234,3 +156,66 @@ INPUTS: list[tuple[str, str, Attack, str]] = [
     ("deep JSON", ".jsonl", deep_json, "is not JSON"),
 ]
 LINKS = ("checkpoints", "metrics.jsonl", ".lock", "config.json", "run.json", "checkpoints/best")
+ATTACKS = [
+    (f"{name} for {program}", program, *case)
+    for name, *case in CHECKPOINTS
+    for program in ("train", "sample")
+    if program == "train" or name not in FOR_TRAINING
+]
+
+
+@pytest.mark.parametrize(("name", "case"), some([(c[0], c[1:]) for c in ATTACKS], slice(0, None, 4)))
+def test_a_checkpoint(name: str, case: tuple[str, Attack, *tuple[str, ...]], eight_steps: Config, tmp_path: Path) -> None:
+    """A program that opens the attacked checkpoint refuses it, executes nothing, and stays in bounded memory."""
+    program, attack, *needed = case
+    place = shutil.copytree(eight_steps.out_dir, tmp_path / "run")
+    shutil.rmtree(place / "checkpoints" / "step_00000004")
+    attacked = place / "checkpoints" / "step_00000008"
+    attack(attacked)
+    (attacked / checkpoint.SUMS).unlink()  # a stranger would write sums that fit; none do as well
+    if program == "sample":
+        argv = [str(place), "--prompt", "a", "--max_new_tokens", "4", "--device", "cpu", "--dtype", "float32"]
+        child = Child("sample", argv, tmp_path / "log", memory_bytes=MEMORY)
+    else:
+        child = trainer(dataclasses.replace(eight_steps, out_dir=str(place), max_steps=12), memory_bytes=MEMORY)
+    one_line(child, 2, *needed)
+    assert not (place / "checkpoints" / VICTIM).exists(), "the payload was executed"
+
+
+@pytest.mark.parametrize(("name", "suffix", "make", "needed"), some(INPUTS, slice(1)))
+def test_an_input_of_a_preparation(name: str, suffix: str, make: Attack, needed: str, tmp_path: Path) -> None:
+    source = tmp_path / f"text{suffix}"
+    make(source)
+    argv = ["text", "--input", str(source), "--out", str(tmp_path / "out"), "--tokenizer", "bytes"]
+    one_line(Child("data.prepare", argv, tmp_path / "log", memory_bytes=MEMORY), 2, needed)
+    source.unlink()
+
+
+@pytest.mark.parametrize("link", some([(link,) for link in LINKS], slice(2)))
+def test_a_link_in_a_run_s_folder(link: str, eight_steps: Config, tmp_path: Path) -> None:
+    """train.py refuses a run's folder in which a name of its own is a symbolic link; what it points to is untouched."""
+    place, target = shutil.copytree(eight_steps.out_dir, tmp_path / "run"), tmp_path / "target"
+    if (place / link).exists():
+        (place / link).rename(target)
+    else:
+        target.write_text("mine")
+    (place / link).symlink_to(target)
+    before = contents(target)
+    one_line(trainer(dataclasses.replace(eight_steps, out_dir=str(place), max_steps=12)), 2, "symbolic link", link)
+    keep(contents(target) == before, "what the link points to has changed")
+
+
+def test_a_link_where_a_preparation_puts_its_lock(tmp_path: Path) -> None:
+    out, victim, source = tmp_path / "out", tmp_path / "victim", tmp_path / "text.txt"
+    out.mkdir()
+    victim.write_text("mine")
+    (out / ".lock").symlink_to(victim)
+    source.write_text("text")
+    argv = ["text", "--input", str(source), "--out", str(out), "--tokenizer", "bytes"]
+    one_line(Child("data.prepare", argv, tmp_path / "log"), 2, "symbolic link")
+    keep(victim.read_text() == "mine", "the link's target was written")
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every file at or below a path."""
+    return {str(file): file.read_bytes() for file in [path, *path.rglob("*")] if file.is_file()}

@@ -5,7 +5,6 @@ and an end of its own. `inject` runs in it before the program does: it is how a 
 """
 
 import importlib
-import multiprocessing
 import os
 import resource
 import signal
@@ -15,26 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from config.schema import Config
-from faults.runs import ROOT, arguments, free_port, rows
-from faults.tally import NotSurvivedError, expect
+from tests.runs import LIMIT_S, PRESET, arguments, forkserver, free_port, rows
 
-LIMIT_S = 180.0
-PRESET = str(ROOT / "config" / "tiny.py")
 Inject = Callable[[], object]
-
-
-def forkserver() -> ForkServerContext:
-    """What starts processes from that server; the server itself starts with the first of them."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["faults.process", "torch._inductor", "train", "sample", "compare", "data.prepare"])
-    return context
 
 
 @dataclass
@@ -52,6 +40,7 @@ class Child:
 
     def __post_init__(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.unlink(missing_ok=True)
         self.process = forkserver().Process(
             target=_run,
             args=(self.program, list(self.argv), str(self.log), self.environment, self.inject, self.memory_bytes),
@@ -86,33 +75,48 @@ class Child:
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join()
-            raise NotSurvivedError(f"{self.program} did not end within {limit_s} s; it said: {self.said[-500:]}")
+            raise AssertionError(f"{self.program} did not end within {limit_s} s; it said: {self.said[-500:]}")
         return self.process.exitcode
 
     def until(self, condition: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
         """Wait for something that it does; NotSurvivedError where it ends before."""
         deadline = time.monotonic() + limit_s
         while not condition():
-            expect(self.alive, f"{self.program} ended before {what}: {self.said[-500:]}")
-            expect(time.monotonic() < deadline, f"{self.program}: no {what} within {limit_s} s")
+            assert self.alive, f"{self.program} ended before {what}: {self.said[-500:]}"
+            assert time.monotonic() < deadline, f"{self.program}: no {what} within {limit_s} s"
             time.sleep(0.002)
 
 
-def trainers(config: Config, log: Path, processes: int = 1, inject: Inject | None = None, memory_bytes: int = 0) -> list[Child]:
+def trainers(config: Config, processes: int = 1, inject: Inject | None = None, memory_bytes: int = 0) -> list[Child]:
     """train.py with this config: one process, or several with the environment that torchrun gives; the fault is rank 0's."""
-    argv = [PRESET, *arguments(config)]
+    argv, log = [PRESET, *arguments(config)], f"{config.out_dir}.log"
     if processes == 1:
-        return [Child("train", argv, log, inject, memory_bytes=memory_bytes)]
+        return [Child("train", argv, Path(log), inject, memory_bytes=memory_bytes)]
     port = free_port()
     return [
-        Child("train", argv, log.with_suffix(f".{rank}.log"), None if rank else inject, worker(rank, processes, port))
+        Child("train", argv, Path(f"{log}.{rank}"), None if rank else inject, worker(rank, processes, port))
         for rank in range(processes)
     ]
 
 
-def trainer(config: Config, log: Path, inject: Inject | None = None, memory_bytes: int = 0) -> Child:
+def trainer(config: Config, inject: Inject | None = None, memory_bytes: int = 0) -> Child:
     """train.py with this config in one process."""
-    return trainers(config, log, inject=inject, memory_bytes=memory_bytes)[0]
+    return trainers(config, 1, inject, memory_bytes)[0]
+
+
+def trained(config: Config, processes: int = 1, inject: Inject | None = None) -> Config:
+    """train.py with this config to its end, which is a good one; the config."""
+    for child in trainers(config, processes, inject):
+        ends(child)
+    return config
+
+
+def ends(child: Child, code: int = 0) -> str:
+    """What a process said that ended with this exit code and without a traceback."""
+    found, said = child.finish(), child.said
+    assert "Traceback" not in said, f"a traceback, exit code {found}: {said[-600:]}"
+    assert found == code, f"exit code {found}, not {code}: {said[-600:]}"
+    return said
 
 
 def worker(rank: int, processes: int, port: int) -> dict[str, str]:
@@ -130,14 +134,10 @@ def reached(config: Config, step: int) -> Callable[[], bool]:
 
 def one_line(child: Child, code: int, *needed: str) -> str:
     """The line with which a process ended: its exit code is `code`, it says all that is needed, and no traceback."""
-    found = child.finish()
-    said = child.said
-    lines = said.strip().splitlines()
-    expect("Traceback" not in said, f"a traceback, exit code {found}: {said[-600:]}")
-    expect(found == code, f"exit code {found}, not {code}: {said[-600:]}")
-    expect(lines, "it said nothing")
+    lines = ends(child, code).strip().splitlines()
+    assert lines, "it said nothing"
     for word in needed:
-        expect(word in lines[-1], f"{word!r} is not in its last line: {lines[-1][:600]}")
+        assert word in lines[-1], f"{word!r} is not in its last line: {lines[-1][:600]}"
     return lines[-1]
 
 

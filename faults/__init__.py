@@ -1,1 +1,0 @@
-"""Faults injected for real into real training processes: `python -m faults`."""
