@@ -42,6 +42,7 @@ WEIGHT_FILES = (
 )  # fmt: skip
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json")
 
+BYTES_IDS, GPT2_IDS = 257, 50257
 EXPORTED = "learnable_gpt2"  # the model type of export.py's folders
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _TABLE = "transformer.wte.weight"
@@ -146,14 +147,15 @@ def write(directory: Path, config: GPTConfig, state: dict[str, Tensor]) -> None:
 def gpt2_fields(config: GPTConfig) -> dict[str, Any]:
     """The config.json of transformers' GPT2LMHeadModel; a learnable activation stands in it by its spec, which that refuses."""
     named = {registry.check(ours): theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+    # End-of-text is the last id of the two tokenizers; of other vocabularies (padded ones, others' tokenizers) nobody knows it.
+    end = config.vocab_size - 1 if config.vocab_size in (BYTES_IDS, GPT2_IDS) else None
     return {
         "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "tie_word_embeddings": True,
         "n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd, "n_positions": config.block_size,
         "vocab_size": config.vocab_size, "activation_function": named.get(config.activation, config.activation),
         "layer_norm_epsilon": config.layer_norm_epsilon,
         "embd_pdrop": config.dropout, "attn_pdrop": config.dropout, "resid_pdrop": config.dropout,
-        # Both tokenizers of this project have end-of-text as their last id.
-        "bos_token_id": config.vocab_size - 1, "eos_token_id": config.vocab_size - 1,
+        "bos_token_id": end, "eos_token_id": end,
     }  # fmt: skip
 
 

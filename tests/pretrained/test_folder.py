@@ -296,6 +296,17 @@ def test_the_document_names_every_activation_and_refused_field() -> None:
     assert all(f"`{name}`" in text for name in refused | folder.ACTIVATIONS.keys())
 
 
+@pytest.mark.parametrize(("vocab_size", "end"), [(257, 256), (300, None)])
+def test_end_of_text_is_written_where_it_is_known(tmp_path: Path, vocab_size: int, end: int | None) -> None:
+    """transformers stops a generation there: in a padded vocabulary the last id is nothing."""
+    from transformers import GPT2LMHeadModel
+
+    GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=8, vocab_size=vocab_size, activation="gelu")).save_pretrained(
+        tmp_path
+    )
+    assert GPT2LMHeadModel.from_pretrained(tmp_path).generation_config.eos_token_id == end
+
+
 def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     """save_pretrained and the tokenizer's files replace what is there: a stranger's folder may link to files outside."""
     victim = tmp_path / "victim"
