@@ -15,11 +15,14 @@ from torch.autograd import forward_ad
 from activations.kernels import paths
 from activations.kernels.formula import Formula, working_dtype
 
+# torch 2.6 has no public name that tells export from compilation: there both get the plain formula, which saves more tensors.
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
 
 def only_plain(*tensors: Tensor) -> bool:
     """Whether only plain operators will do: in torch.func's transforms, in forward-mode AD, in torch.export."""
     if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
+        return is_exporting()
     # PyTorch asks the same of itself, in autograd.Function.apply and in its vmap; there are no public names for it.
     if torch._C._are_functorch_transforms_active() or any(map(torch._C._functorch.is_legacy_batchedtensor, tensors)):
         return True

@@ -4,6 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import activations
+from activations.kernels import pointwise
+
 CHANNELS = 12
 NORMAL_16_BIT = {torch.bfloat16: 2**-8, torch.float16: 2**-11}  # half a unit in the last place
 
@@ -109,3 +112,15 @@ def test_differentiating_twice_is_refused_without_a_plain_formula(case):
     x = torch.randn(2, CHANNELS, dtype=torch.float64, requires_grad=True)
     with pytest.raises(RuntimeError, match="differentiable once; call it with `plain`"):
         torch.autograd.grad(case.kernel(x, *case.coefficients()).sum(), x, create_graph=True)
+
+
+def test_without_a_name_for_export_compilers_get_the_plain_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on torch 2.6, which has no torch.compiler.is_exporting."""
+    assert pointwise.is_exporting is torch.compiler.is_exporting
+    monkeypatch.setattr(pointwise, "is_exporting", torch.compiler.is_compiling)
+    act = activations.build("hermite:degree=3", 8)
+    ran: list[object] = []
+    monkeypatch.setattr(act, "function", lambda: ran.append("kernel"))
+    x = torch.linspace(-2, 2, 24).view(3, 8)
+    torch.testing.assert_close(torch.compile(act, backend="eager", fullgraph=True)(x).double(), act.reference(x.double()))
+    assert not ran
