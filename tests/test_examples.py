@@ -9,6 +9,9 @@ import pytest
 import torch
 
 import activations
+from config.schema import Config
+from runtime import checkpoint
+from tests.runs import train_here
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
@@ -66,6 +69,17 @@ def test_walkthrough_says_what_it_shows(run, tmp_path: Path) -> None:
     losses = [float(loss) for loss in re.findall(r"step \d+: loss (\S+)", printed)]
     assert losses[-1] < losses[0] / 10
     assert (tmp_path / "walkthrough.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_own_activation_has_unit_gain_and_trains(run, small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLES[0].parents[1])
+    printed = run("own_activation")
+    gains = re.search(r"gains: \(([\d.]+), ([\d.]+)\)", printed)
+    assert gains
+    assert [float(gain) for gain in gains.groups()] == pytest.approx([0.25, 1], abs=1e-5)
+    config = train_here(small, activation="examples/own_activation.py:Snake", max_steps=2)
+    model, _ = checkpoint.load_model(config.out_dir)
+    assert sum(type(module).__name__ == "Snake" for module in model.modules()) == config.n_layer
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
