@@ -49,13 +49,18 @@ def find(
     """For each name in `places`, a module of `model`, what it is fed. ValueError where that is not certain.
 
     example_inputs: what one call of the model takes: a tensor, a tuple of positional or a mapping of keyword arguments.
-    Without them: what our own activations say; the order of a Sequential; a transformers model's own `dummy_inputs`.
+    Without them: what our own activations say; PyTorch's transformer layers; the order of a Sequential; one pass of a
+    transformers model over its own `dummy_inputs`, or zeros of the size that its config names.
     """
     if example_inputs is not None:
         return _watched(model, places, example_inputs, channel_dim)
     if channel_dim is not None:
         raise ValueError("swap: channel_dim is read off a forward pass; pass example_inputs too")
-    known = {name: told for name, module in places.items() if (told := _of_ours(module) or _in_sequence(model, name))}
+    known = {
+        name: told
+        for name, module in places.items()
+        if (told := _of_ours(module) or _in_torch_layer(model, name) or _in_sequence(model, name))
+    }
     rest = {name: module for name, module in places.items() if name not in known}
     if rest and (dummy := _dummy_inputs(model)):
         try:
@@ -76,12 +81,43 @@ def _of_ours(module: nn.Module) -> Channels | None:
 
 
 def _dummy_inputs(model: nn.Module) -> dict[str, Tensor]:
-    """The tokens that transformers keeps for its models; empty for models of other inputs."""
-    given = getattr(model, "dummy_inputs", None)
-    if getattr(model, "main_input_name", "") != "input_ids" or not isinstance(given, Mapping) or "input_ids" not in given:
+    """What one call of a transformers model takes: its own dummy tokens, or zeros of the size that its config names.
+
+    Empty for models of other inputs. What such a pass shows is certain, whatever its values: it is a pass of the model.
+    """
+    config, given = getattr(model, "config", None), getattr(model, "dummy_inputs", None)
+    if config is None or not isinstance(given, Mapping) or "input_ids" not in given:
         return {}
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in given.items()}
+    kind = getattr(model, "main_input_name", "")
+    shapes = {
+        "pixel_values": (1, getattr(config, "num_channels", 0), *_pair(getattr(config, "image_size", 0))),
+        "input_values": (1, 16000),  # a second at the 16 kHz of wav2vec 2.0
+        "input_features": (1, getattr(config, "num_mel_bins", 0), 2 * getattr(config, "max_source_positions", 0)),  # Whisper
+    }
+    like = next(model.parameters(), torch.zeros(1))
+    if kind == "input_ids":
+        return {name: value.to(like.device) for name, value in given.items() if isinstance(value, Tensor)}
+    if not all(shapes.get(kind, (0,))):
+        return {}
+    inputs = {kind: torch.zeros(shapes[kind], dtype=like.dtype, device=like.device)}
+    if getattr(config, "is_encoder_decoder", False):
+        inputs["decoder_input_ids"] = torch.zeros(1, 1, dtype=torch.long, device=like.device)
+    return inputs
+
+
+def _pair(size: Any) -> tuple[Any, ...]:
+    return tuple(size) if isinstance(size, list | tuple) else (size, size)
+
+
+def _in_torch_layer(model: nn.Module, name: str) -> Channels | None:
+    """PyTorch's transformer layers compute linear2(dropout(activation(linear1(x)))), unless a subclass changes that."""
+    layer, _, key = name.rpartition(".")
+    parent = model.get_submodule(layer)
+    for kind in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):
+        if isinstance(parent, kind) and key == "activation":
+            unchanged = type(parent).forward is kind.forward and type(parent)._ff_block is kind._ff_block
+            return _told(parent.linear1, "out") if unchanged else None
+    return None
 
 
 def _in_sequence(model: nn.Module, name: str) -> Channels | None:

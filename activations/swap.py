@@ -33,7 +33,8 @@ def swap(
     refuse to replace another function.
     example_inputs: what one call of the model takes: a tensor, a tuple of positional or a mapping of keyword arguments. Needed
     where `spec` has parameters for each channel (per=channel, rational's groups) and the channels are not certain without:
-    those of a Sequential, of our own activations and of text models of transformers are. One forward pass in evaluation mode.
+    those of a Sequential, of PyTorch's transformer layers and of our own activations are, and those of transformers' models of
+    text, images, wav2vec 2.0 and Whisper, which run zeros of their config's size. One forward pass in evaluation mode.
     channel_dim: which dimension of the activation's input holds the channels, one for all or by module name, where the pass
     cannot tell (it follows convolutions and linear layers through norms, pooling, dropout, sums and products).
     A module that is used in several places stays shared. Device and dtype are those of the nearest parameters, the training

@@ -206,6 +206,34 @@ def test_groups_lie_along_channels_not_along_image_columns() -> None:
     assert torch.equal(act.frozen()(x), act(x))
 
 
+def swin() -> nn.Module:
+    sizes = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+    return transformers.SwinModel(transformers.SwinConfig(**sizes))
+
+
+def decoder_layer() -> nn.Module:
+    return nn.TransformerDecoderLayer(32, 2, 96, activation=nn.GELU())
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "expected"),
+    [
+        (whisper, GELUActivation, [(128, -1), (128, -1)]),
+        (wav2vec2, GELUActivation, [(16, -2), (24, -2), (32, -2), (128, -1)]),
+        (swin, GELUActivation, [(64, -1), (128, -1)]),
+        (convnext, GELUActivation, [(32, -1), (64, -1)]),
+        (encoder_layer, nn.GELU, [(128, -1)]),
+        (decoder_layer, nn.GELU, [(96, -1)]),
+    ],
+)
+def test_zeros_of_the_configured_size_and_pytorchs_layers_tell_without_example_inputs(
+    make: Callable[[], nn.Module], kind: type, expected: list[tuple[int, int]]
+) -> None:
+    model = make()
+    activations.swap(model, kind, "tpgu")
+    assert sorted(fed(module) for module in swapped(model)) == sorted(expected)
+
+
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
@@ -248,6 +276,14 @@ class Twice(nn.Module):
         return z
 
 
+class OwnFeedForward(nn.TransformerEncoderLayer):
+    """Not what PyTorch's layer computes: the activation comes after linear2."""
+
+    def _ff_block(self, x: Tensor) -> Tensor:
+        y: Tensor = self.activation(self.linear2(self.linear1(x)))
+        return y
+
+
 @pytest.mark.parametrize(
     ("model", "kind", "arguments", "told"),
     [
@@ -258,7 +294,7 @@ class Twice(nn.Module):
         (Twice(), nn.Mish, {"example_inputs": torch.zeros(1, 4), "channel_dim": 4}, "channel_dim=4 is no dimension"),
         (Gated(), nn.SiLU, {"channel_dim": 1}, "pass example_inputs too"),
         (nn.Sequential(act := nn.ReLU(), nn.Linear(4, 6), act), nn.ReLU, {}, "places of different widths"),
-        (whisper(), GELUActivation, {}, "pass example_inputs"),
+        (OwnFeedForward(32, 2, 128, activation=nn.GELU()), nn.GELU, {}, "pass example_inputs"),
     ],
 )
 def test_what_is_not_certain_is_refused_at_the_swap(
