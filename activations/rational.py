@@ -4,6 +4,7 @@ The safe Pade form, without poles: Molina, Schramowski and Kersting, Pade activa
 and Wang, Kolmogorov-Arnold transformer (KAT), arXiv 2409.10594.
 """
 
+import functools
 from typing import Any, ClassVar
 
 import torch
@@ -82,20 +83,29 @@ class Rational(Learnable):
         return {"numerator": scale * p + shift * F.pad(one_plus_A, (0, len(p) - len(one_plus_A))), "denominator": q}
 
     def fitted(self, target: Target) -> Values:
-        """Variable projection over q, p linear, in value and derivative, from denominators of init=unit of several widths."""
+        """Variable projection over q, p linear, in value and derivative, from denominators of init=unit of several widths.
+
+        The kinks of |A| stop descent where a better minimum lies behind them. So one more start has come down through
+        sqrt(A^2 + e^2) - e, which has none, as e goes to 0.
+        """
         z, j = target.z[:, None], torch.arange(self.choices["p"] + 1)
         powers, slopes = z**j, j * z ** (j - 1).clamp(min=0)
         i = torch.arange(1, self.choices["q"] + 1)
         inner, inner_slopes = z**i, i * z ** (i - 1)
         right = solve.stack(target, powers, powers)[1]
 
-        def design(q: Tensor) -> Tensor:
+        def design(q: Tensor, e: float = 0.0) -> Tensor:
             A = inner @ q
-            Q, slope_Q = (1 + A.abs())[:, None], (A.sign() * (inner_slopes @ q))[:, None]
+            size = (A.square() + e**2).sqrt() if e else A.abs()
+            sign = A / size if e else A.sign()
+            Q, slope_Q = (1 + size - e)[:, None], (sign * (inner_slopes @ q))[:, None]
             return solve.stack(target, powers / Q, (slopes * Q - powers * slope_Q) / Q.square())[0]
 
         starts = [self._denominator(target.radius / 4 * width) for width in (1, 2, 1 / 2, 1 / 4, 1 / 8)]
-        best = solve.best_projection(design, right, starts)
+        smooth = starts[0]
+        for e in (0.3, 0.03):
+            smooth = solve.variable_projection(functools.partial(design, e=e), right, smooth, steps=10).theta
+        best = solve.best_projection(design, right, [*starts, smooth], steps=120)
         return {"numerator": best.c, "denominator": best.theta}
 
     def kinks(self, values: Values) -> Tensor:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from activations.target import Target
@@ -83,9 +84,9 @@ def variable_projection(design: Callable[[Tensor], Tensor], right: Tensor, start
     best, basis = _project(design, right, start)
     damping = 1e-3
     for _ in range(steps):
-        tangent = _jacobian(design, best)
+        tangent, fitted = _tangent(design, best)
         J = basis @ (basis.T @ tangent) - tangent
-        r = right - design(best.theta) @ best.c
+        r = F.pad(right, (0, len(best.c))) - fitted
         scale = J.norm(dim=0).clamp(min=1e-12 * J.norm() + 1e-30)
         curvature, gradient = (J / scale).T @ (J / scale), (J / scale).T @ r
         for _ in range(10):
@@ -153,7 +154,7 @@ def best_projection(design: Callable[[Tensor], Tensor], right: Tensor, starts: S
 
 
 def _project(design: Callable[[Tensor], Tensor], right: Tensor, theta: Tensor) -> tuple[Projection, Tensor]:
-    """Also an orthonormal basis of the design's columns (N, k).
+    """Also an orthonormal basis (N + k, k) of the columns of the priced design: the design over ROUNDING times its norms.
 
     Each coefficient pays for the rounding of its column in float32, or columns that nearly cancel would get huge ones.
     """
@@ -161,26 +162,30 @@ def _project(design: Callable[[Tensor], Tensor], right: Tensor, theta: Tensor) -
     if not matrix.isfinite().all():
         return Projection(math.inf, theta, torch.zeros_like(matrix[0])), matrix
     norms = matrix.norm(dim=0).clamp(min=torch.finfo(matrix.dtype).tiny)
-    U, S, V = torch.linalg.svd(matrix / norms, full_matrices=False)
-    damped = S / (S.square() + ROUNDING**2)
-    c = V.T @ (damped * (U.T @ right)) / norms
-    misfit = (right - matrix @ c).square().sum() + (ROUNDING * norms * c).square().sum()
-    return Projection(float(misfit), theta, c), U[:, S > ROUNDING]
+    price = ROUNDING * torch.eye(len(norms), dtype=matrix.dtype)
+    Q, R = torch.linalg.qr(torch.cat([matrix / norms, price]))
+    wanted = Q[: len(right)].T @ right
+    scaled = torch.linalg.solve_triangular(R, wanted[:, None], upper=True)[:, 0]
+    c = scaled / norms
+    misfit = (right - matrix @ c).square().sum() + (ROUNDING * scaled).square().sum()
+    return Projection(float(misfit), theta, c), Q
 
 
-def _jacobian(design: Callable[[Tensor], Tensor], at: Projection) -> Tensor:
-    """d(design(theta) c)/d theta at a projection's theta and c, (N, k), by k reverse passes: J^T is v -> J^T v's derivative.
+def _tangent(design: Callable[[Tensor], Tensor], at: Projection) -> tuple[Tensor, Tensor]:
+    """f = the priced design(theta) times c, (N + k,), and df/dtheta (N + k, p) at a projection's theta and its c held fixed.
 
-    Not torch.func.jacfwd nor forward_ad: both import the compiler at first use, 1.4 s; so does passing v as grad_outputs.
+    By p reverse passes: J^T is v -> J^T v's derivative. Not torch.func.jacfwd nor forward_ad: both import the compiler at first
+    use, 1.4 s; so does passing v as grad_outputs.
     """
     with torch.enable_grad():
         theta = at.theta.detach().requires_grad_()
-        r = design(theta) @ at.c
-        v = torch.zeros_like(r, requires_grad=True)
-        (pulled_back,) = torch.autograd.grad((r * v).sum(), theta, create_graph=True)
+        matrix = design(theta)
+        f = torch.cat([matrix @ at.c, ROUNDING * matrix.norm(dim=0) * at.c])
+        v = torch.zeros_like(f, requires_grad=True)
+        (pulled_back,) = torch.autograd.grad((f * v).sum(), theta, create_graph=True)
         columns = [torch.autograd.grad(entry, v, retain_graph=True)[0] for entry in pulled_back]
-    jacobian: Tensor = torch.stack(columns, dim=1)
-    return jacobian
+    tangent: Tensor = torch.stack(columns, dim=1)
+    return tangent, f.detach()
 
 
 def golden_section(misfit: Callable[[float], float], low: float, high: float, evaluations: int = 20) -> float:

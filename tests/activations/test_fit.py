@@ -148,10 +148,10 @@ REACHED = {
 }
 
 
-def weighted_rms(spec: str, function: Callable[[Tensor], Tensor]) -> float:
+def weighted_rms(spec: str, function: Callable[[Tensor], Tensor], law: Weight | None = None) -> float:
     module = activations.build(spec, 1)
     assert isinstance(module, Learnable)
-    target = Target.sample(function, module.default_weight)
+    target = Target.sample(function, law or module.default_weight)
     values = module.fitted(target)
     found, slope = differentiate(lambda z: module.evaluate(values, z), target.z[:, None])
     square = (found[:, 0] - target.value).square()
@@ -168,27 +168,32 @@ def test_refined_fits_reach_what_was_measured(spec: str, name: str, largest: flo
     assert weighted_rms(spec, TARGETS[name]) <= largest
 
 
-@pytest.mark.parametrize("name", ["gelu", "tanh", "steep"])
-def test_an_independent_solver_finds_no_better_fourier_series(name: str) -> None:
-    """scipy over amplitudes and frequencies together, from three other starts: at most 2 % below ours.
+@pytest.mark.parametrize(("name", "evaluations"), [("gelu", 150), ("tanh", 150), ("steep", 150), ("softplus", 600)])
+def test_an_independent_solver_finds_no_better_fourier_series(name: str, evaluations: int) -> None:
+    """scipy over amplitudes and frequencies together, under the same price of rounding, from three other starts.
 
-    For softplus it finds 0.4 of our error with amplitudes of 1e5, which float32 could not add up.
+    Softplus is a parabola plus little: without a price its amplitudes grow while the lowest frequency falls: 6.6e3 and on.
     """
     degree, target = 3, Target.sample(TARGETS[name], Weight("uniform", 6.0))
-    w = target.weight.sqrt()
+
+    def split(theta: numpy.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        c, w = torch.from_numpy(theta).split([1 + 2 * degree, degree])
+        angle = target.z[:, None] * w
+        one = torch.ones_like(angle[:, :1])
+        slopes = torch.cat([0 * one, -w * angle.sin(), w * angle.cos()], dim=1)
+        return *solve.stack(target, torch.cat([one, angle.cos(), angle.sin()], dim=1), slopes), c
 
     def residuals(theta: numpy.ndarray) -> numpy.ndarray:
-        a_0, c, s, frequencies = torch.from_numpy(theta).split([1, degree, degree, degree])
-        angle = target.z[:, None] * frequencies
-        value = a_0 + angle.cos() @ c + angle.sin() @ s
-        slope = -angle.sin() @ (c * frequencies) + angle.cos() @ (s * frequencies)
-        return torch.cat([w * (value - target.value), w * target.slope_scale * (slope - target.slope)]).numpy()
+        matrix, right, c = split(theta)
+        return torch.cat([matrix @ c - right, solve.ROUNDING * matrix.norm(dim=0) * c]).numpy()
 
-    best = math.inf
+    found = []
     for low, high in ((0.2, 0.9), (0.4, 1.5), (0.3, 3.0)):
         start = numpy.r_[numpy.zeros(1 + 2 * degree), numpy.linspace(low, high, degree)]
-        best = min(best, float(scipy.optimize.least_squares(residuals, start, method="lm", max_nfev=150).cost))
-    assert weighted_rms(f"fourier:degree={degree}", TARGETS[name]) <= 1.02 * math.sqrt(2 * best)
+        found.append(scipy.optimize.least_squares(residuals, start, method="lm", max_nfev=evaluations))
+    best = min(found, key=lambda one: float(one.cost))
+    unpriced = float(numpy.linalg.norm(residuals(best.x)[: 2 * len(target.z)]))
+    assert weighted_rms(f"fourier:degree={degree}", TARGETS[name]) <= 1.02 * unpriced
 
 
 @pytest.mark.parametrize("name", ["gelu", "tanh", "steep"])
@@ -204,6 +209,24 @@ def test_tropical_rationals_come_near_the_best_number_of_pieces(name: str, n: in
     J = float(((1 / 12) ** 0.2 * bend**0.4 * x.diff()).sum())
     bound = J**2.5 / (720**0.5 * (2 * n + 1) ** 2)
     assert weighted_rms(f"tropical_rational:degree={n}", TARGETS[name]) <= 2.0 * bound
+
+
+# What commit 1a28477, before frequencies, denominators and knots were freed, reached. The kinks of |A| had made some worse.
+BEFORE = [
+    ("rational:p=4,q=4,groups=1", Weight("normal", 1.0), "gelu", 8.78e-3),
+    ("rational:p=4,q=4,groups=1", Weight("normal", 1.0), "softplus", 1.8e-4),
+    ("rational:p=4,q=4,groups=1", Weight("uniform", 6.0), "silu", 3.47e-2),
+    ("rational:p=3,q=3,groups=1", Weight("normal", 1.0), "gelu", 6.25e-3),
+    ("rational:p=2,q=2,groups=1", Weight("uniform", 6.0), "gelu", 2.93e-1),
+    ("rational:p=2,q=2,groups=1", Weight("uniform", 6.0), "silu", 2.26e-1),
+    ("tropical:degree=32", Weight("uniform", 3.0), "softplus", 3.46e-4),
+    ("tropical:degree=3", Weight("uniform", 3.0), "steep", 1.93e-1),
+]
+
+
+@pytest.mark.parametrize(("spec", "law", "name", "before"), BEFORE)
+def test_refining_is_never_worse_than_before(spec: str, law: Weight, name: str, before: float) -> None:
+    assert weighted_rms(spec, TARGETS[name], law) <= before
 
 
 @pytest.mark.parametrize("degree", [1, 3, 6, 12])

@@ -58,7 +58,7 @@ def test_the_rule_agrees_with_quadrature_and_with_a_simulated_layer(spec: str) -
     assert stein == pytest.approx(curvature, abs=1e-3)
 
     generator = torch.Generator().manual_seed(0)
-    layers, width = 2, 512
+    layers, width = 2, 1024
     wide = activations.build(spec, width)
     h = torch.randn(64, width, generator=generator)
     pair = [h, math.sqrt(1.05) * h]
@@ -68,10 +68,10 @@ def test_the_rule_agrees_with_quadrature_and_with_a_simulated_layer(spec: str) -
             pair = [wide(x @ weight.T) for x in pair]
     ratio = float(pair[1].square().mean() / pair[0].square().mean())
     exponent = math.log(ratio) / math.log(1.05)
-    if second == pytest.approx(1, abs=1e-3) and curvature < 0.5:  # variance 1 is a fixed point, and width 512 is wide
-        assert exponent == pytest.approx((slope + curvature) ** layers, abs=0.15 + 0.3 * abs(curvature))
-    elif curvature > 0.5:  # its fourth moment is too large for an exact comparison at this width
-        assert exponent > 1.3
+    # Finite width adds to it, about as 1 / width: for Hermite 3, whose fourth moment is 19 times its second squared,
+    # 0.47, 0.23, 0.13 and 0.09 at width 128, 512, 1024 and 2048.
+    if second == pytest.approx(1, abs=1e-3):  # variance 1 is a fixed point
+        assert exponent == pytest.approx((slope + curvature) ** layers, abs=0.1 + 0.2 * abs(curvature))
 
 
 def test_the_rule_tells_which_families_keep_variance_through_depth() -> None:
