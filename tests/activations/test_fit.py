@@ -168,12 +168,17 @@ def test_refined_fits_reach_what_was_measured(spec: str, name: str, largest: flo
     assert weighted_rms(spec, TARGETS[name]) <= largest
 
 
-@pytest.mark.parametrize(("name", "evaluations"), [("gelu", 150), ("tanh", 150), ("steep", 150), ("softplus", 600)])
-def test_an_independent_solver_finds_no_better_fourier_series(name: str, evaluations: int) -> None:
-    """scipy over amplitudes and frequencies together, under the same price of rounding, from three other starts.
+def test_fourier_reaches_softplus_under_the_price_of_rounding() -> None:
+    """scipy over amplitudes and frequencies, under the same price, came to 9.27e-4 with amplitudes of 375 in 1500 evaluations.
 
-    Softplus is a parabola plus little: without a price its amplitudes grow while the lowest frequency falls: 6.6e3 and on.
+    Softplus is a parabola plus little: without a price the amplitudes grow while the lowest frequency falls, 6.6e3 and on.
     """
+    assert weighted_rms("fourier:degree=3", F.softplus) <= 1.02 * 9.27e-4
+
+
+@pytest.mark.parametrize("name", ["gelu", "tanh", "steep"])
+def test_an_independent_solver_finds_no_better_fourier_series(name: str) -> None:
+    """scipy over amplitudes and frequencies together, under the same price of rounding, from three other starts."""
     degree, target = 3, Target.sample(TARGETS[name], Weight("uniform", 6.0))
 
     def split(theta: numpy.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,7 +195,7 @@ def test_an_independent_solver_finds_no_better_fourier_series(name: str, evaluat
     found = []
     for low, high in ((0.2, 0.9), (0.4, 1.5), (0.3, 3.0)):
         start = numpy.r_[numpy.zeros(1 + 2 * degree), numpy.linspace(low, high, degree)]
-        found.append(scipy.optimize.least_squares(residuals, start, method="lm", max_nfev=evaluations))
+        found.append(scipy.optimize.least_squares(residuals, start, method="lm", max_nfev=150))
     best = min(found, key=lambda one: float(one.cost))
     unpriced = float(numpy.linalg.norm(residuals(best.x)[: 2 * len(target.z)]))
     assert weighted_rms(f"fourier:degree={degree}", TARGETS[name]) <= 1.02 * unpriced
