@@ -1,5 +1,6 @@
 """Deterministic least squares in float64: linear, sign-constrained, and nonlinear. Small dense problems, no random numbers."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -84,7 +85,7 @@ def variable_projection(design: Callable[[Tensor], Tensor], right: Tensor, start
     best, basis = _project(design, right, start)
     damping = 1e-3
     for _ in range(steps):
-        tangent, fitted = _tangent(design, best)
+        tangent, fitted = _jacobian(functools.partial(_priced, design, c=best.c), best.theta)
         J = basis @ (basis.T @ tangent) - tangent
         r = F.pad(right, (0, len(best.c))) - fitted
         scale = J.norm(dim=0).clamp(min=1e-12 * J.norm() + 1e-30)
@@ -118,11 +119,11 @@ def gauss_newton(residual: Callable[[Tensor], Tensor], start: Tensor, steps: int
 
     best, damping = at(start), 1e-3
     for _ in range(steps):
-        J = _jacobian(lambda theta: residual(theta)[:, None], best)
+        J, r = _jacobian(residual, best.theta)
         if not J.isfinite().all():
             return best.theta
         scale = J.norm(dim=0).clamp(min=1e-12 * J.norm() + 1e-30)
-        curvature, gradient = (J / scale).T @ (J / scale), (J / scale).T @ residual(best.theta).detach()
+        curvature, gradient = (J / scale).T @ (J / scale), (J / scale).T @ r
         for _ in range(12):
             damped = curvature + damping * torch.eye(len(scale), dtype=scale.dtype)
             step = -torch.cholesky_solve(gradient[:, None], torch.linalg.cholesky(damped))[:, 0] / scale
@@ -171,21 +172,24 @@ def _project(design: Callable[[Tensor], Tensor], right: Tensor, theta: Tensor) -
     return Projection(float(misfit), theta, c), Q
 
 
-def _tangent(design: Callable[[Tensor], Tensor], at: Projection) -> tuple[Tensor, Tensor]:
-    """f = the priced design(theta) times c, (N + k,), and df/dtheta (N + k, p) at a projection's theta and its c held fixed.
+def _priced(design: Callable[[Tensor], Tensor], theta: Tensor, c: Tensor) -> Tensor:
+    """What c makes of the design, over what it pays: (N + k,)."""
+    matrix = design(theta)
+    return torch.cat([matrix @ c, ROUNDING * matrix.norm(dim=0) * c])
 
-    By p reverse passes: J^T is v -> J^T v's derivative. Not torch.func.jacfwd nor forward_ad: both import the compiler at first
-    use, 1.4 s; so does passing v as grad_outputs.
+
+def _jacobian(function: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, Tensor]:
+    """d function / d theta, (N, p), and function(theta), (N,), by p reverse passes: J^T is v -> J^T v's derivative.
+
+    Not torch.func.jacfwd nor forward_ad: both import the compiler at first use, 1.4 s; so does passing v as grad_outputs.
     """
     with torch.enable_grad():
-        theta = at.theta.detach().requires_grad_()
-        matrix = design(theta)
-        f = torch.cat([matrix @ at.c, ROUNDING * matrix.norm(dim=0) * at.c])
+        theta = theta.detach().requires_grad_()
+        f = function(theta)
         v = torch.zeros_like(f, requires_grad=True)
         (pulled_back,) = torch.autograd.grad((f * v).sum(), theta, create_graph=True)
         columns = [torch.autograd.grad(entry, v, retain_graph=True)[0] for entry in pulled_back]
-    tangent: Tensor = torch.stack(columns, dim=1)
-    return tangent, f.detach()
+    return torch.stack(columns, dim=1), f.detach()
 
 
 def golden_section(misfit: Callable[[float], float], low: float, high: float, evaluations: int = 20) -> float:
