@@ -294,10 +294,8 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters()) - padding
 
     def flops_per_token(self) -> int:
-        """Floating-point operations a trained token, forward and backward: 6 N + 12 L C T (PaLM, Appendix B),
-        N without the position table, activations not counted."""
-        matrices = self.num_parameters() - self.transformer.wpe.weight.numel()
-        return 6 * matrices + 12 * self.config.n_layer * self.config.n_embd * self.config.block_size
+        """`count_flops_per_token` of this model."""
+        return count_flops_per_token(self.config, self.num_parameters())
 
     def crop_block_size(self, block_size: int) -> None:
         """Keep the first `block_size` positions, in place, and say so. ValueError where there are fewer."""
@@ -337,6 +335,23 @@ class GPT(nn.Module):
         if block_size is not None and block_size != config.block_size:
             model.crop_block_size(block_size)
         return model
+
+
+def count_parameters(config: GPTConfig) -> tuple[int, int]:
+    """(`GPT(config).num_parameters()`, those of its activations), without making the model."""
+    width, norms = config.n_embd, 2 * config.n_layer + 1
+    biases = 9 * config.n_layer * width if config.bias else 0  # c_attn 3, attention's c_proj 1, c_fc 4, the MLP's c_proj 1
+    activation = activations.build(config.activation, 4 * width)
+    of_activations = config.n_layer * sum(p.numel() for p in activation.parameters())
+    norm_parameters = norms * width * (2 if config.bias else 1)
+    return config.matrix_parameters + norm_parameters + biases + of_activations, of_activations
+
+
+def count_flops_per_token(config: GPTConfig, num_parameters: int) -> int:
+    """Floating-point operations a trained token, forward and backward: 6 N + 12 L C T (PaLM, Appendix B),
+    N without the position table, activations not counted."""
+    matrices = num_parameters - config.block_size * config.n_embd
+    return 6 * matrices + 12 * config.n_layer * config.n_embd * config.block_size
 
 
 def c_fc_std(config: GPTConfig) -> float:

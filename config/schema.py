@@ -178,7 +178,7 @@ class Config:
     nonfinite: Literal["stop", "skip"] = setting("stop", resume="free", compare="same")
     """What a non-finite loss or gradient does: stop the run with exit code 1, or skip the step."""
     telemetry_interval: int = setting(0, resume="free", compare="same")
-    """Steps between telemetry rows (per layer: coefficients, input law, gains, gradients); 0: none."""
+    """Steps between telemetry rows (per layer: coefficients, moments of the inputs, gains, gradients); 0: none."""
     timeout_s: float = setting(600.0, resume="free", compare="free")
     """Seconds after which a collective that waits for a lost rank is an error."""
 
@@ -195,6 +195,10 @@ class Config:
     """W&B project."""
     wandb_run_name: str = setting("", resume="free", compare="free")
     """W&B run name; empty: the folder's name."""
+    wandb_group: str = setting("", resume="free", compare="free")
+    """W&B group; compare.py gives all runs of a sweep its folder's name."""
+    tensorboard: bool = setting(False, resume="free", compare="free")
+    """Scalars for TensorBoard in out_dir/tensorboard; needs the package tensorboard."""
 
     def __post_init__(self) -> None:
         _raise(_type_problems(self) or _problems(self))

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,9 @@ class Dataset:
     tokenizer_file: bytes
     """Content of the tokenizer.json, for the run's folder; empty for the other tokenizers."""
     vocab_size: int
+    """Ids of the model's table."""
+    num_ids: int
+    """Ids that the tokens may have; at most vocab_size."""
     byte_lengths: npt.NDArray[np.int64] | None
     """Bytes of text a token id stands for; None where that is not known."""
     corpus: str
@@ -35,6 +38,16 @@ class Dataset:
     """Of the training shards: a resume refuses others."""
     checksums: dict[str, list[int]]
     """Of all their tokens, to say which of them changed; empty where tokens were not checked."""
+
+    def checked(self) -> "Dataset":
+        """The same, with checksums, after a look at every token.
+
+        Raises ValueError for a token beyond the vocabulary: it would end the run in an embedding's IndexError days later, or
+        on a GPU in an assertion that names nothing.
+        """
+        for tokens in (self.train, self.validation.tokens):
+            tokens.check_vocabulary(self.num_ids)
+        return replace(self, checksums=self.train.checksums())
 
     def contents(self) -> dict[str, str]:
         """What all processes of a run must have alike, in words: a hash of all tokens of each shard, and what measures them."""
@@ -51,8 +64,7 @@ class Dataset:
 def open_dataset(config: Config, check_tokens: bool) -> Dataset:
     """Open `data_dir` as the config says. Raises ValueError for what is missing, damaged or in disagreement.
 
-    With `check_tokens` every token is read and compared with the vocabulary: a damaged one would end the run
-    in an embedding's IndexError days later, or on a GPU in an assertion that names nothing.
+    With `check_tokens` every token is read: `Dataset.checked`.
     """
     folder = config.data_dir
     if not Path(folder).is_dir():
@@ -74,20 +86,19 @@ def open_dataset(config: Config, check_tokens: bool) -> Dataset:
             f"{folder}/{shards.META}: vocab_size is {meta.vocab_size}, that of its tokenizer {name!r} {len(lengths)}; "
             f"{shards.AGAIN}"
         )
-    if check_tokens:
-        for tokens in (train, val):
-            tokens.check_vocabulary(known)
-    return Dataset(
+    dataset = Dataset(
         train=train,
         validation=EvaluationWindows(val, config.block_size, config.eval_tokens),
         tokenizer=name,
         tokenizer_file=tokenizer.find_file(config.tokenizer or name, *places)[1] if tokenizer.FILE in name else b"",
         vocab_size=vocab_size,
+        num_ids=known,
         byte_lengths=lengths,
         corpus=meta.corpus_sha256 if meta else train.fingerprint(),
         fingerprint=train.fingerprint(),
-        checksums=train.checksums() if check_tokens else {},
+        checksums={},
     )
+    return dataset.checked() if check_tokens else dataset
 
 
 def tokenizer_of(config: Config, meta: Meta | None) -> str:

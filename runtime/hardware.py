@@ -67,7 +67,8 @@ def set_determinism(wanted: bool) -> None:
             raise ValueError(
                 f"CUBLAS_WORKSPACE_CONFIG={workspace!r} does not repeat; deterministic=True takes :4096:8 or :16:8: unset it"
             )
-    torch.use_deterministic_algorithms(wanted)
+    if wanted or torch.are_deterministic_algorithms_enabled():  # the call imports the compiler, which takes seconds
+        torch.use_deterministic_algorithms(wanted)
 
 
 def retain_memory() -> bool:

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import asdict
+from statistics import median
 from types import TracebackType
 from typing import Any
 
@@ -10,13 +11,15 @@ import torch
 from tqdm import tqdm
 
 from data.batches import Batch
-from runtime import checkpoint
+from runtime import announce, checkpoint
 from runtime.evaluate import Evaluation
 from runtime.hardware import peak_flops, peak_memory_bytes
 from runtime.log import Metrics, update_record
 from runtime.optim import learning_rate
 from runtime.run import Run
 from runtime.terminal import Terminal, say
+
+_ENOUGH = 10  # steps by which the time of a run is estimated
 
 
 class Journal:
@@ -26,9 +29,17 @@ class Journal:
         self._run = run
         self._metrics: Metrics | None = None
         if run.processes.is_main:
-            self._metrics = Metrics(run.out_dir, run.config, run.progress.step, run.progress.evaluation_due, run.check_folder)
+            self._metrics = Metrics(
+                run.out_dir,
+                run.config,
+                run.progress.step,
+                evaluates_again=run.progress.evaluation_due,
+                check=run.check_folder,
+                facts=run.facts(),
+            )
         self._loss_sum, self._num_steps = torch.zeros((), device=run.processes.device), 0
         self._seconds = self._started = 0.0
+        self._first_steps: list[float] = []
         self._peak = math.inf
         self._bar: Any = None
 
@@ -54,7 +65,12 @@ class Journal:
         )
         if self._metrics:
             self._peak = peak_flops(run.processes.device, run.dtype)[0]
+        started, compiles = time.perf_counter(), run.environment()["compiled"]
+        if compiles:
+            say("compiling: the first time this takes from ten seconds to some minutes")
         run.warm_up()
+        if compiles:
+            say(f"compiled in {announce.duration(time.perf_counter() - started)}")
         self.begin_step()
 
     def begin_step(self) -> None:
@@ -67,7 +83,18 @@ class Journal:
         self._seconds += seconds
         self._loss_sum, self._num_steps = self._loss_sum + loss, self._num_steps + 1
         self._bar.update()
+        self._say_how_long(seconds)
         return seconds
+
+    def _say_how_long(self, seconds: float) -> None:
+        """Once _ENOUGH steps are known: what the others will take."""
+        left = self._run.config.max_steps - self._run.progress.step - 1  # the step that ends now is not counted yet
+        if len(self._first_steps) < _ENOUGH:
+            self._first_steps.append(seconds)
+            if len(self._first_steps) == _ENOUGH and left > 0:
+                step_s = median(self._first_steps)
+                expected = announce.duration(left * step_s)
+                say(f"{1e3 * step_s:.0f} ms a step: {expected} for the {left:,} steps that are left, without evaluations")
 
     def log_training(self, grad_norm: float) -> None:
         """A training row of the steps since the last one, and what `watch` finds in it."""

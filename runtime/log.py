@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl (and W&B, the same numbers), run.json, and lines on the terminal.
+"""What a run records: metrics.jsonl (W&B and TensorBoard get the same numbers) and run.json.
 
 metrics.jsonl is appended, one object a line. A resume cuts it back to the checkpoint's step, a torn last line included,
 so that it has neither gaps nor repeated steps.
@@ -13,8 +13,9 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ import torch
 from config.foreign import read_object
 from config.schema import Config
 from data.files import write_json, write_text
+from runtime import tensorboard
 from runtime.weights_and_biases import Board
 
 logger = logging.getLogger("train")
@@ -37,8 +39,9 @@ class Metrics:
         resumed_step: int,
         evaluates_again: bool = False,
         check: Callable[[], object] = lambda: None,
+        facts: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        """Drops rows above `resumed_step`, then appends. Starts W&B where `config.wandb` says so.
+        """Drops rows above `resumed_step`, then appends. Starts W&B, which is given the `facts` too, and TensorBoard.
 
         A run that begins writes its row of step 0 itself: where `resumed_step` is 0, those of an earlier attempt go too.
         So does an evaluation of `resumed_step` where the run `evaluates_again`. `check` is called before each write, and raises
@@ -48,7 +51,11 @@ class Metrics:
         self.path = out_dir / "metrics.jsonl"
         cut(self.path, resumed_step or -1, evaluates_again)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._board = Board(config, out_dir, wandb_identity(out_dir), logger.warning) if config.wandb != "disabled" else None
+        self._boards: list[Board | tensorboard.Scalars] = []
+        if config.wandb != "disabled":
+            self._boards.append(Board(config, out_dir, wandb_identity(out_dir), logger.warning, facts))
+        if config.tensorboard:
+            self._boards.append(tensorboard.Scalars(out_dir, resumed_step, logger.warning))
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row; its "step" orders it. Non-finite numbers become null, which JSON has."""
@@ -56,8 +63,8 @@ class Metrics:
         self._check()
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
-        if self._board:
-            self._board.log(row)
+        for board in self._boards:
+            board.log(grouped(row))
 
     def sync(self) -> None:
         """Wait until all rows are on the disk."""
@@ -65,10 +72,17 @@ class Metrics:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file and W&B."""
-        if self._board:
-            self._board.finish()
+        """Close the file, W&B and TensorBoard."""
+        for board in self._boards:
+            board.finish()
         self._file.close()
+
+
+def grouped(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of metrics.jsonl with its names in the groups train/, val/ and activations/, by which the boards arrange charts."""
+    group = "val" if "val_loss" in row else "train" if "train_loss" in row else "activations"
+    names = {name: name if name == "step" else f"{group}/{name.removeprefix(f'{group}_')}" for name in row}
+    return {names[name]: value for name, value in row.items()}
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -24,13 +24,13 @@ def check(config: Config, device: torch.device, processes_here: int, dtype: torc
     """Raises ValueError where the estimate is above what the device has; it names the field to lower."""
     gpt = config.gpt(config.vocab_size)
     state, step = state_bytes(gpt), activation_bytes(gpt, config.micro_batch_size, dtype)
-    there = total_bytes(device) // (processes_here if device.type == "cpu" else 1)
+    there = share_of(device, processes_here)
     if state + step <= there:
         return
     lower = "n_layer or n_embd" if state > there or config.micro_batch_size == 1 else "micro_batch_size"
     raise ValueError(
-        f"this config needs about {_gib(state + step)} a process ({_gib(state)} for parameters, gradients and AdamW, "
-        f"{_gib(step)} for a micro-batch), {device} has {_gib(there)} for it; lower {lower}"
+        f"this config needs about {gib(state + step)} a process ({gib(state)} for parameters, gradients and AdamW, "
+        f"{gib(step)} for a micro-batch), {device} has {gib(there)} for it; lower {lower}"
     )
 
 
@@ -51,6 +51,11 @@ def cache_bytes(gpt: GPTConfig, num_samples: int, dtype: torch.dtype) -> int:
     return num_samples * (2 * gpt.n_layer * gpt.block_size * gpt.n_embd * dtype.itemsize + 4 * gpt.vocab_size)
 
 
+def share_of(device: torch.device, processes_here: int) -> int:
+    """What one of the processes on this machine may use: a GPU of its own, or its share of the machine's memory."""
+    return total_bytes(device) // (processes_here if device.type == "cpu" else 1)
+
+
 def total_bytes(device: torch.device) -> int:
     """All memory of a GPU, or of this machine as far as its control group lets us have it."""
     if device.type == "cuda":
@@ -63,5 +68,6 @@ def total_bytes(device: torch.device) -> int:
     return min(physical, int(text)) if text.isdecimal() else physical
 
 
-def _gib(size: int) -> str:
+def gib(size: int) -> str:
+    """A number of bytes in words."""
     return f"{size / 2**30:,.1f} GiB"

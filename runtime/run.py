@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+import activations
 from activations import telemetry
 from config.schema import Config
 from data.batches import Batch, Batches
@@ -126,6 +127,27 @@ class Run:
             "compiled": self.config.compile and not why_not_compile(self.processes.device),
             "processes": self.processes.world_size,
             "micro_batch_size": self.config.micro_batch_size,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json says of a run beside its launch."""
+        gpt, data = self.gpt, self.dataset
+        coefficients = activations.tensor_names(gpt)
+        return {
+            "config_hash": log.config_hash(self.config),
+            "activation": self.config.activation,
+            "parameters": gpt.num_parameters(),
+            "activation_parameters": sum(p.numel() for n, p in gpt.named_parameters() if n in coefficients),
+            "flops_per_token": gpt.flops_per_token(),
+            "data": {
+                "corpus_sha256": data.corpus,
+                "fingerprint": data.fingerprint,
+                "train_tokens": len(data.train),
+                "val_fingerprint": data.validation.tokens.fingerprint(),
+                "val_targets": data.validation.num_targets,
+                "val_rule": data.validation.rule,
+            },
+            "hardware": describe(self.processes.device) | {"processes": self.processes.world_size, "dtype": str(self.dtype)},
         }
 
     def evaluation_at(self, step: int) -> dict[str, Any] | None:

@@ -13,20 +13,20 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-import activations
 from config.schema import Config
 from data import shards
 from data.batches import Batches
 from data.files import write_bytes, write_json
 from data.tokenizer import FILE
 from model import GPT
-from runtime import checkpoint, distributed, log, memory, optim
-from runtime.dataset import Dataset, open_dataset
+from runtime import announce, checkpoint, distributed, log, memory, optim, tensorboard
+from runtime.dataset import open_dataset
 from runtime.distributed import Processes
 from runtime.folder import find_checkpoint, take_folder
-from runtime.hardware import describe, pick_dtype, retain_memory, set_determinism, why_not_compile
+from runtime.hardware import pick_dtype, retain_memory, set_determinism, why_not_compile
 from runtime.run import Run, nothing
 from runtime.state import load_optimizer, load_scaler, read_progress
+from runtime.terminal import say
 from runtime.watch import Watch
 from runtime.weights import initial_model, optimizer_hash, weights_hash
 
@@ -46,13 +46,18 @@ def set_up(config: Config) -> Run:
         with processes.alike() as same:
             set_determinism(config.deterministic)
             check_batch(config, processes)
-            config, dataset = resolve(config)
+            if config.tensorboard and processes.is_main:
+                tensorboard.check()
+            dataset = open_dataset(config, check_tokens=False)
+            config = replace(config, tokenizer=dataset.tokenizer, vocab_size=dataset.vocab_size)
             dtype = pick_dtype(config.dtype, processes.device)
             memory.check(config, processes.device, distributed.processes_here(), dtype)
             batches = Batches(dataset.train, config.block_size, config.global_batch_size, config.seed)
+            origin = find_checkpoint(config)
+            say(*announce.plan(config, dataset, processes, dtype, origin))  # before all that takes long
+            dataset = dataset.checked()
             same |= {"tokenizer": config.tokenizer, "vocab_size": config.vocab_size, "dtype": str(dtype)} | dataset.contents()
         with processes.alike() as same:
-            origin = find_checkpoint(config)
             config, changes = go_on(config, origin, processes) if origin else (config, {})
             gpt = GPT(config.gpt(config.vocab_size), config.seed) if origin else initial_model(config, batches)
             watch = Watch(gpt)
@@ -114,12 +119,6 @@ def check_batch(config: Config, processes: Processes) -> None:
         raise ValueError(
             f"global_batch_size={batch} is not a multiple of {count} processes * micro_batch_size={micro}; {advice}"
         )
-
-
-def resolve(config: Config) -> tuple[Config, Dataset]:
-    """The data, all their tokens checked, and the config with the tokenizer and the vocabulary that they have."""
-    dataset = open_dataset(config, check_tokens=True)
-    return replace(config, tokenizer=dataset.tokenizer, vocab_size=dataset.vocab_size), dataset
 
 
 def go_on(config: Config, origin: Path, processes: Processes) -> tuple[Config, dict[str, tuple[Any, Any]]]:
@@ -186,26 +185,4 @@ def record(run: Run, origin: Path | None, hashes: dict[str, str]) -> None:
     if run.dataset.tokenizer_file:
         write_bytes(run.out_dir / FILE, run.dataset.tokenizer_file)
     write_json(run.out_dir / "config.json", asdict(run.config))
-    log.record_launch(run.out_dir, run.progress.step, facts_of(run) | hashes, resumed=origin is not None)
-
-
-def facts_of(run: Run) -> dict[str, Any]:
-    """What run.json says of a run beside its launch."""
-    gpt, data = run.gpt, run.dataset
-    coefficients = activations.tensor_names(gpt)
-    return {
-        "config_hash": log.config_hash(run.config),
-        "activation": run.config.activation,
-        "parameters": gpt.num_parameters(),
-        "activation_parameters": sum(p.numel() for n, p in gpt.named_parameters() if n in coefficients),
-        "flops_per_token": gpt.flops_per_token(),
-        "data": {
-            "corpus_sha256": data.corpus,
-            "fingerprint": data.fingerprint,
-            "train_tokens": len(data.train),
-            "val_fingerprint": data.validation.tokens.fingerprint(),
-            "val_targets": data.validation.num_targets,
-            "val_rule": data.validation.rule,
-        },
-        "hardware": describe(run.processes.device) | {"processes": run.processes.world_size, "dtype": str(run.dtype)},
-    }
+    log.record_launch(run.out_dir, run.progress.step, run.facts() | hashes, resumed=origin is not None)

@@ -6,9 +6,10 @@ on nothing more is sent.
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from config.schema import Config
@@ -19,15 +20,26 @@ _ROWS = 10_000  # that wait for a slow network; a run logs about one a second at
 
 
 class Board:
-    """Sends rows; `identity` is the W&B run id, kept in run.json, so that a resume continues the same one."""
+    """Sends rows; `identity` is the W&B run id, kept in run.json, so that a resume continues the same one.
 
-    def __init__(self, config: Config, out_dir: Path, identity: str, say: Callable[[str], object]) -> None:
+    W&B's own table of the run's config has the fields of `config` and the `facts`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        out_dir: Path,
+        identity: str,
+        say: Callable[[str], object],
+        facts: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         self._settings: dict[str, Any] = {
             "project": config.wandb_project,
             "name": config.wandb_run_name or out_dir.name,
+            "group": config.wandb_group or None,
             "dir": out_dir,
             "mode": config.wandb,
-            "config": asdict(config),
+            "config": asdict(config) | dict(facts),
             "id": identity,
             "resume": "allow",
             "settings": {"init_timeout": INIT_S, "login_timeout": LOGIN_S},

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config.schema import Config
-from runtime.log import Metrics, config_hash, cut, read
+from runtime.log import Metrics, config_hash, cut, grouped, read
 from runtime.setup import set_up
 from tests.runs import rows, train_here
 
@@ -53,12 +53,21 @@ def test_wandb_offline_gets_the_same_numbers(small: Config, monkeypatch: pytest.
     told: list[dict[str, object]] = []
     run = types.SimpleNamespace(log=lambda row, step: told.append(dict(row)), finish=lambda: told.append({"finished": True}))
     fake = types.ModuleType("wandb")
-    fake.init = lambda **settings: told.append({"mode": settings["mode"]}) or run  # type: ignore[attr-defined]
+    fake.init = lambda **settings: told.append(settings) or run  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    config = train_here(small, wandb="offline", max_steps=3)
-    assert told[0] == {"mode": "offline"}
+    config = train_here(small, wandb="offline", wandb_group="sweep", max_steps=3, telemetry_interval=3)
+    assert (told[0]["mode"], told[0]["group"]) == ("offline", "sweep")
+    record = json.loads((Path(config.out_dir) / "run.json").read_text())
+    assert told[0]["config"] == json.loads((Path(config.out_dir) / "config.json").read_text()) | {
+        name: record[name] for name in ("config_hash", "parameters", "activation_parameters", "flops_per_token")
+    } | {"activation": record["activation"], "data": record["data"], "hardware": record["hardware"]}
+    assert told[0]["config"]["data"]["corpus_sha256"]
     assert told[-1] == {"finished": True}
-    assert told[1:-1] == rows(config)
+    found = rows(config)
+    assert told[1:-1] == [grouped(row) for row in found]
+    for sent, row in zip(told[1:-1], found, strict=True):
+        assert list(sent.values()) == list(row.values())
+        assert {name.split("/")[0] for name in sent} - {"step"} in ({"train"}, {"val"}, {"activations"})
 
 
 def test_a_run_that_died_before_its_first_checkpoint_begins_again(small: Config) -> None:
