@@ -151,6 +151,8 @@ class Sweep:
         parts.append(f"seed={seed}")
         name = "-".join(part.replace("/", "_").replace(",", "-") for part in parts)
         fields["out_dir"] = str(self.out_dir / name)
+        if replace(self.base, **self.overrides).wandb != "disabled":
+            fields.setdefault("wandb_group", self.out_dir.name)
         if "telemetry_interval" not in fields and not self.base.telemetry_interval:
             planned = replace(self.base, **fields)
             fields["telemetry_interval"] = max(1, planned.max_steps // _TELEMETRY_ROWS)

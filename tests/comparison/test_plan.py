@@ -39,6 +39,15 @@ def test_arguments_make_the_same_config() -> None:
         assert parse(list(job.arguments)) == job.config
 
 
+def test_a_sweep_is_a_group_of_weights_and_biases() -> None:
+    (job,) = plan(TINY, SPECS[:1], 1, {"wandb": "offline"}).jobs([1], ())
+    assert job.config.wandb_group == "compare_tiny"
+    (job,) = plan(TINY, SPECS[:1], 1, {"wandb": "offline", "wandb_group": "mine"}).jobs([1], ())
+    assert job.config.wandb_group == "mine"
+    (job,) = plan(TINY, SPECS[:1], 1, {}).jobs([1], ())
+    assert "--wandb_group" not in job.arguments
+
+
 def test_min_lr_keeps_its_proportion() -> None:
     sweep = plan(TINY, SPECS, 1, {}, rates=(1e-3,))
     (job, _) = sweep.jobs(sweep.seeds, sweep.rates)
