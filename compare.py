@@ -308,7 +308,9 @@ def measure_depth(options: argparse.Namespace) -> int:
     networks = depth.measure(specs, depths, options.width, options.seeds)
     command = shlex.join(["python", "compare.py", *options.argv])
     files.write_json(options.out_dir / "depth.json", {"command": command, "rows": networks})
-    files.write_bytes(options.out_dir / "depth.png", depth.picture(networks))
+    picture = depth.picture(networks)
+    files.write_bytes(options.out_dir / "depth.png", picture.png)
+    files.write_bytes(options.out_dir / "depth.svg", picture.svg)
     print(markdown([depth.table(networks)]), end="")
     print(f"The picture lies in {options.out_dir / 'depth.png'}")
     return 0

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 import activations
 from activations import registry
-from comparison.plots import png, styles
+from comparison.plots import Image, styles
+from comparison.plots import picture as drawn
 from comparison.report import Table
 from config.schema import GPTConfig
 from model import GPT
@@ -118,7 +119,7 @@ class _Layer(nn.Module):
         return y
 
 
-def picture(rows: Sequence[dict[str, Any]]) -> bytes:
+def picture(rows: Sequence[Row]) -> Image:
     """Second moments against layer at the largest depth of `measure`'s rows, logarithmic, a line a spec and seed."""
     deepest = [row for row in rows if row["depth"] == max(row["depth"] for row in rows)]
     specs = list(dict.fromkeys(row["activation"] for row in deepest))
@@ -139,4 +140,4 @@ def picture(rows: Sequence[dict[str, Any]]) -> bytes:
             pair[0].set_ylabel("second moment, relative")
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
 
-    return png(draw, 8.5, 1.2 + 2.6 * len(networks) + 0.12 * len(specs))
+    return drawn(draw, 8.5, 1.2 + 2.6 * len(networks) + 0.12 * len(specs))

@@ -161,6 +161,8 @@ class Arm:
     rate: float
     rate_is_at_edge: bool
     """Whether a learning rate beyond the grid might have been better still."""
+    loss_by_rate: dict[float, float]
+    """Mean loss by which the learning rate was chosen, for each of several; else empty."""
 
     @property
     def loss(self) -> float:
@@ -218,11 +220,16 @@ def best_rate(records: Sequence[Record], seeds: Sequence[int] = ()) -> float:
 
     A rate at which some of these seeds did not finish loses to one at which they did. Where none of them finished, all choose.
     """
+    losses = _losses_by_rate(records, seeds)
+    return min(losses, key=lambda rate: (-len(losses[rate]), float(np.mean(losses[rate]))))
+
+
+def _losses_by_rate(records: Sequence[Record], seeds: Sequence[int]) -> dict[float, list[float]]:
     losses: dict[float, list[float]] = {}
     chosen = [record for record in records if record.seed in seeds] or records
     for record in chosen:
         losses.setdefault(record.config["learning_rate"], []).append(record.part("selects")[0])
-    return min(losses, key=lambda rate: (-len(losses[rate]), float(np.mean(losses[rate]))))
+    return losses
 
 
 def _arm(spec: str, values: Values, records: list[Record], settings: Settings) -> Arm:
@@ -232,6 +239,7 @@ def _arm(spec: str, values: Values, records: list[Record], settings: Settings) -
             f"{spec}: no losses by document, so nothing held out to choose the learning rate on; run compare.py eval on it"
         )
     rate = best_rate(records, settings.rate_seeds) if len(rates) > 1 else rates[0]
+    by_rate = _losses_by_rate(records, settings.rate_seeds) if len(rates) > 1 else {}
     records = sorted((record for record in records if record.config["learning_rate"] == rate), key=lambda record: record.seed)
     pairs = [record.part("reports") if settings.rates else (record.val_loss, record.bits_per_byte) for record in records]
     bits = [bits for _, bits in pairs]
@@ -243,6 +251,7 @@ def _arm(spec: str, values: Values, records: list[Record], settings: Settings) -
         bits_per_byte=None if None in bits else float(np.mean([b for b in bits if b is not None])),
         rate=rate,
         rate_is_at_edge=len(rates) > 1 and rate in (rates[0], rates[-1]),
+        loss_by_rate={each: float(np.mean(by_rate[each])) for each in sorted(by_rate)},
     )
 
 
@@ -310,7 +319,25 @@ def summarise(results: Results) -> Summary:
         for arm, reference, about in _pairs(arms, baseline, ", ".join(settings.varied))
         if set(arm.seeds) & set(reference.seeds)
     ]
-    return Summary(tuple(arms), _corrected(contrasts), baseline, tuple(_notes(results, arms, baseline)))
+    notes = tuple(_notes(results, arms, baseline))
+    return _by_effect(Summary(tuple(arms), _corrected(contrasts), baseline, notes))
+
+
+def _by_effect(summary: Summary) -> Summary:
+    """Within each set of varied values the baseline first, then the lowest loss; contrasts alike within one question."""
+    values = list(dict.fromkeys(arm.values for arm in summary.arms))
+    questions = list(dict.fromkeys((contrast.about, contrast.reference) for contrast in summary.contrasts))
+
+    def place(arm: Arm) -> tuple[int, bool, bool, float]:
+        contrast = summary.contrast(arm)
+        effect = contrast.interval.mean if contrast else arm.loss
+        return values.index(arm.values), arm.activation != summary.baseline, contrast is None, effect
+
+    return replace(
+        summary,
+        arms=tuple(sorted(summary.arms, key=place)),
+        contrasts=tuple(sorted(summary.contrasts, key=lambda c: (questions.index((c.about, c.reference)), c.interval.mean))),
+    )
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
@@ -441,6 +468,11 @@ def _few_documents(results: Results) -> list[str]:
     if not first:
         return ["No losses by document are known: intervals speak about seeds on this text, not about other text."]
     number, largest = documents_of(first)
+    if first.documents_are_windows:
+        return [
+            f"The data have no meta.json, so nothing is known of their documents: {number} windows of validation text stand "
+            "for them. Neighbouring windows are alike, so intervals over them are too narrow."
+        ]
     if number >= FEW_DOCUMENTS and largest <= LARGE_SHARE:
         return []
     return [

@@ -1,4 +1,4 @@
-"""The pictures of a report, each as PNG bytes: curves through training, differences with their intervals, learned shapes.
+"""The pictures of a report, each as PNG and as SVG: curves through training, differences with their intervals, learned shapes.
 
 Colours are Okabe and Ito's, which the colour-blind tell apart; beyond seven arms the line style tells them apart too. Time runs
 from light to dark along cividis, which is uniform for every kind of colour vision. matplotlib needs no display here.
@@ -6,6 +6,7 @@ from light to dark along cividis, which is uniform for every kind of colour visi
 
 import io
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CROWD = 12  # arms; more of them are drawn in a row of panels for each family
+_DENSE = 0.15  # of the highest density: within about two deviations of a normal law
 _LAYERS = 6  # at most so many columns of panels: first, last and evenly between
 _TICKS = (-50, -20, -10, -5, 0, 5, 10, 20, 50, 100, 200, 500)
 _AXIS = "change of validation perplexity, percent (negative is better)"
 OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")  # without yellow: unreadable on white
 LINES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D")
 BETTER, WORSE, UNCERTAIN = OKABE_ITO[6], OKABE_ITO[4], OKABE_ITO[0]
 _STYLE = {
     "font.size": 9,
@@ -35,20 +38,32 @@ _STYLE = {
     "axes.grid": True,
     "grid.alpha": 0.3,
     "legend.frameon": False,
+    "svg.hashsalt": "comparison",  # the same bytes for the same runs
 }
 
 
-def png(draw: Callable[["Figure"], None], width: float, height: float) -> bytes:
+@dataclass(frozen=True)
+class Image:
+    """One picture, for a screen and for a paper."""
+
+    png: bytes
+    """200 dots an inch."""
+    svg: bytes
+    """The same figure as vectors, letters too."""
+
+
+def picture(draw: Callable[["Figure"], None], width: float, height: float) -> Image:
     """The figure that `draw` fills, `width` by `height` inches."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
         draw(figure)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+        png, svg = io.BytesIO(), io.BytesIO()
+        figure.savefig(png, format="png")
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    return Image(png.getvalue(), svg.getvalue())
 
 
 def styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -75,19 +90,22 @@ def wrapped(label: str, width: int = 22) -> str:
     return "\n".join(lines)
 
 
-def figures(summary: Summary) -> dict[str, bytes]:
-    """File stem -> PNG of every picture that the runs have data for."""
+def figures(summary: Summary) -> dict[str, Image]:
+    """File stem -> every picture that the runs have data for."""
     drawn = {
         "loss": _loss(summary),
         "differences": forest(summary),
         "degrees": degrees(summary),
+        "cost": _cost(summary),
+        "rates": _rates(summary),
         "shapes": _shapes(summary),
+        "coefficients": _coefficients(summary),
         "gains": _gains(summary),
     }
     return {name: picture for name, picture in drawn.items() if picture}
 
 
-def _loss(summary: Summary) -> bytes:
+def _loss(summary: Summary) -> Image:
     """Validation loss against tokens, and training loss less the baseline's; bands are minimum to maximum over seeds."""
     groups = _groups(summary)
     crowded = len(groups) > 1
@@ -109,8 +127,8 @@ def _loss(summary: Summary) -> bytes:
             axes.set_xlabel("training tokens")
 
     if crowded:
-        return png(draw, 12.0, 0.6 + 2.6 * len(groups))
-    return png(draw, 10.5, 4.0 + 0.2 * -(-len(summary.arms) // 3))
+        return picture(draw, 12.0, 0.6 + 2.6 * len(groups))
+    return picture(draw, 10.5, 4.0 + 0.2 * -(-len(summary.arms) // 3))
 
 
 def _groups(summary: Summary) -> list[list[Arm]]:
@@ -150,26 +168,110 @@ def _draw_losses(summary: Summary, arms: Sequence[Arm], left: "Axes", right: "Ax
         axes.xaxis.set_major_formatter(EngFormatter())
 
 
-def _shapes(summary: Summary) -> bytes | None:
-    """The activation of each layer through training, one row an arm, light is early, dark is late; dashed: GELU."""
+def _cost(summary: Summary) -> Image | None:
+    """Validation loss against FLOPs and against step time, and the final perplexity against the time of a step."""
+    from matplotlib.ticker import EngFormatter
+
+    style = styles(arm.label for arm in summary.arms)
+
+    def draw(figure: "Figure") -> None:
+        flops, seconds, quality = figure.subplots(1, 3)
+        for arm in summary.arms:
+            first, step_time = arm.records[0], arm.mean("ms_per_step")
+            curves = [np.array(record.evaluations["val_loss"]) for record in arm.records]
+            if len({len(curve) for curve in curves}) == 1 and len(curves[0]) > 1:
+                tokens = first.tokens_curve()
+                _band(flops, tokens * first.flops_per_token, np.array(curves), arm.label, style[arm.label])
+                if step_time:
+                    _band(seconds, tokens / first.tokens_per_step * step_time / 1000, np.array(curves), "", style[arm.label])
+            if step_time:
+                point = {"color": style[arm.label]["color"], "marker": MARKERS[summary.arms.index(arm) // len(OKABE_ITO) % 4]}
+                ends = [[arm.perplexity - np.exp(min(arm.losses))], [np.exp(max(arm.losses)) - arm.perplexity]]
+                quality.errorbar(step_time, arm.perplexity, ends, label=arm.label, markersize=5, linewidth=1, **point)
+        flops.set(title="Loss against FLOPs", xlabel="training FLOPs", ylabel="validation loss, nats per token")
+        seconds.set(title="Loss against step time", xlabel="steps times median step time, s")
+        quality.set(title="Quality against cost", xlabel="ms per step", ylabel="validation perplexity")
+        curves_of = [axes for axes in (flops, seconds) if axes.lines]
+        if curves_of:
+            _limit_to_later_part(curves_of)
+        for axes in (flops, seconds):
+            axes.xaxis.set_major_formatter(EngFormatter())
+        handles, labels = max((axes.get_legend_handles_labels() for axes in (flops, quality)), key=lambda found: len(found[1]))
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+
+    if not any(arm.mean("ms_per_step") for arm in summary.arms):
+        return None
+    return picture(draw, 11.0, 3.8 + 0.2 * -(-len(summary.arms) // 3))
+
+
+def _rates(summary: Summary) -> Image | None:
+    """The loss that chose each arm's learning rate against the rates; the chosen one is filled."""
+    swept = [arm for arm in summary.arms if arm.loss_by_rate]
+    if not swept:
+        return None
+    style = styles(arm.label for arm in summary.arms)
+
+    def draw(figure: "Figure") -> None:
+        axes = figure.subplots()
+        for arm in swept:
+            rates, losses = list(arm.loss_by_rate), list(arm.loss_by_rate.values())
+            axes.plot(rates, losses, marker="o", markersize=5, markerfacecolor="white", label=arm.label, **style[arm.label])
+            axes.plot(arm.rate, arm.loss_by_rate[arm.rate], "o", markersize=5, color=style[arm.label]["color"])
+        ticks = sorted({rate for arm in swept for rate in arm.loss_by_rate})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
+        axes.minorticks_off()
+        axes.set(xlabel="learning rate", ylabel="loss on every other window,\nnats per token")
+        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+
+    return picture(draw, 6.0, 3.6 + 0.1 * len(swept))
+
+
+def _shapes(summary: Summary) -> Image | None:
+    """The activation of each layer through training over the density of its inputs, one row an arm; dashed: GELU."""
     shown = [(arm, next((r for r in arm.records if r.shapes), None)) for arm in summary.arms]
-    rows = [(arm, record) for arm, record in shown if record and any(len(table) > 2 for table in record.shapes.values())]
-    if not rows:
+    panels = [(arm, record) for arm, record in shown if record and any(len(table) > 2 for table in record.shapes.values())]
+    if not panels:
         return None
     gelu = activations.build("gelu", 1)
 
     def panel(axes: "Axes", arm: Arm, record: Record, layer: str) -> None:
         table = record.shapes[layer]
         x = np.array(table["x"])
+        # Runs before 2026-11-27 know of the inputs' law its deviation alone: x reaches three of them.
+        density = np.array(table.get("density") or np.exp(-((3 * x / x.max()) ** 2) / 2))
         axes.plot(x, gelu(torch.from_numpy(x)[:, None])[:, 0], "--", color="0.5", linewidth=1, label="GELU")
-        steps = sorted((name for name in table if name != "x"), key=int)
+        steps = sorted((name for name in table if name not in ("x", "density")), key=int)
         for i, step in enumerate(steps):
             axes.plot(x, table[step], color=time_colour(i, len(steps)), linewidth=1.3, label=f"step {step}")
+        # Where inputs are: a polynomial's tails, which few inputs reach, would flatten what all the others pass through.
+        dense = np.concatenate([np.array(line.get_ydata())[density > _DENSE] for line in axes.lines])
+        margin = 0.1 * float(np.ptp(dense)) + 1e-6
+        low, high = float(dense.min()) - margin, float(dense.max()) + margin
+        axes.fill_between(x, low, low + density * (high - low), color="0.9", linewidth=0, zorder=0, label="inputs")
+        axes.set_ylim(low, high)
 
-    return _grid(rows, lambda record: record.shapes, panel, "x", "F(x)")
+    return _grid(panels, lambda record: record.shapes, panel, "x", "F(x)")
 
 
-def _gains(summary: Summary) -> bytes | None:
+def _coefficients(summary: Summary) -> Image | None:
+    """The coefficients of each layer through training, one row an arm; light is the first one, dark the last."""
+    shown = [(arm, next((r for r in arm.records if r.coefficients), None)) for arm in summary.arms]
+    panels = [(arm, record) for arm, record in shown if record]
+    if not panels:
+        return None
+
+    def panel(axes: "Axes", arm: Arm, record: Record, layer: str) -> None:
+        table = record.coefficients[layer]
+        names = [name for name in table if name != "step"]
+        for i, name in enumerate(names):
+            colour = time_colour(i, len(names))
+            axes.plot(table["step"], np.subtract(table[name], table[name][0]), color=colour, linewidth=1.2)
+
+    return _grid(panels, lambda record: record.coefficients, panel, "step", "change")
+
+
+def _gains(summary: Summary) -> Image | None:
     """Measured gains of each layer through training, one row an arm; 1 keeps the variance forward and backward."""
     shown = [(arm, next((r for r in arm.records if r.gains), None)) for arm in summary.arms]
     rows = [(arm, record) for arm, record in shown if record]
@@ -195,7 +297,7 @@ def _grid(
     panel: Callable[["Axes", Arm, Record, str], None],
     xlabel: str,
     ylabel: str,
-) -> bytes:
+) -> Image:
     """Panels: one row an arm (its first measured seed), one column a layer."""
     layers = _some(sorted(tables(rows[0][1]), key=_layer_number))
 
@@ -211,9 +313,10 @@ def _grid(
         for axes in grid[-1]:
             axes.set_xlabel(xlabel)
         handles, labels = grid[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), fontsize=8)
+        if labels:
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(7, len(labels)), fontsize=8)
 
-    return png(draw, 1.2 + 2.0 * len(layers), 0.9 + 1.7 * len(rows))
+    return picture(draw, 1.2 + 2.0 * len(layers), 0.9 + 1.7 * len(rows))
 
 
 def _band(axes: "Axes", x: np.ndarray, curves: np.ndarray, label: str, style: dict[str, Any]) -> None:
@@ -249,11 +352,11 @@ def _some(layers: list[str]) -> list[str]:
 
 
 def _layer_number(name: str) -> int:
-    """The block's number in a name such as transformer.h.3.mlp.act."""
-    return next((int(part) for part in name.split(".") if part.isdecimal()), 0)
+    """Counted from 1: 4 in a name such as transformer.h.3.mlp.act."""
+    return next((int(part) for part in name.split(".") if part.isdecimal()), 0) + 1
 
 
-def forest(summary: Summary) -> bytes | None:
+def forest(summary: Summary) -> Image | None:
     """Paired differences in perplexity with their intervals, a row a contrast, a block a reference; marks are single seeds."""
     blocks: dict[str, list[Contrast]] = {}
     for contrast in summary.contrasts:
@@ -279,7 +382,7 @@ def forest(summary: Summary) -> bytes | None:
         axes.tick_params(axis="y", length=0)
 
     longest = max(len(row) if isinstance(row, str) else len(row.arm) for row in rows)
-    return png(draw, 5.5 + 0.075 * longest, 1.0 + 0.27 * len(rows))
+    return picture(draw, 5.5 + 0.075 * longest, 1.0 + 0.27 * len(rows))
 
 
 def _heading(contrast: Contrast) -> str:
@@ -303,7 +406,7 @@ def _draw_interval(axes: "Axes", row: int, contrast: Contrast) -> None:
     axes.plot(percent(contrast.interval.mean), row, "s" if certain else "o", color=colour, markerfacecolor=fill, markersize=6)
 
 
-def degrees(summary: Summary) -> bytes | None:
+def degrees(summary: Summary) -> Image | None:
     """The difference to the baseline against the degree, a line for each family of which three degrees or more were run."""
     lines = by_degree(summary)
     if not lines:
@@ -329,7 +432,7 @@ def degrees(summary: Summary) -> bytes | None:
         axes.set(xlabel="degree", ylabel=f"change of perplexity against {short(summary.baseline)},\npercent")
         figure.legend(loc="outside lower center", ncols=2, fontsize=8)
 
-    return png(draw, 6.0, 3.8 + 0.1 * len(lines))
+    return picture(draw, 6.0, 3.8 + 0.1 * len(lines))
 
 
 def by_degree(summary: Summary) -> dict[str, list[tuple[int, Contrast]]]:

@@ -75,7 +75,10 @@ class Record:
     gains: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     """Layer -> columns step, second_moment (E[F^2] / E[x^2]), slope (E[F'^2]), measured on training inputs."""
     shapes: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    """Layer -> column x, and one column of values for each step, named by it."""
+    """Layer -> column x, one column of values for each step, named by it, and density: of the layer's inputs at x, highest 1
+    (not in runs before 2026-11-27)."""
+    coefficients: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    """Layer -> column step, and one column for each coefficient, named by it: telemetry's means over channels."""
     weights_sha256: str = ""
     """Of the model.safetensors that `documents` and `shapes` were measured with; empty where not measured."""
 
@@ -98,6 +101,19 @@ class Record:
     def val_loss(self) -> float:
         """At the last step, on the whole validation set."""
         return self.evaluations["val_loss"][-1]
+
+    @property
+    def flops_per_token(self) -> int:
+        """Floating-point operations a trained token, by the formula of `GPT.flops_per_token`."""
+        layers, width, context = (self.config[name] for name in ("n_layer", "n_embd", "block_size"))
+        flops: int = 6 * (self.parameters - context * width) + 12 * layers * width * context
+        return flops
+
+    @property
+    def documents_are_windows(self) -> bool:
+        """Whether nothing is known of the documents: windows of the evaluation stand for them."""
+        targets = self.documents.get("targets", [])
+        return len(targets) > 1 and set(targets[:-1]) == {self.config["block_size"]} and targets[-1] <= targets[0]
 
     @property
     def selects_by_window(self) -> bool:
@@ -188,6 +204,7 @@ def read(folder: Path) -> Record:
             "peak_memory_bytes": run.get("peak_memory_bytes"),
             "provenance": {name: run.get(name) for name in ("commit", "dirty", "hardware", "command")},
             "gains": _gains(rows),
+            "coefficients": _coefficients(rows),
             **{name: measured[name] for name in ("documents", "shapes", "weights_sha256") if name in measured},
         },
         str(folder),
@@ -208,6 +225,7 @@ def from_json(values: Any, where: str) -> Record:
         if record.tokens_per_step < 1 or record.seed < 0 or not record.activation:
             raise ValueError("its config makes no sense")
         tables = [record.evaluations, record.training, record.documents, *record.gains.values(), *record.shapes.values()]
+        tables += record.coefficients.values()
         if not all(isinstance(number, int | float) for table in tables for column in table.values() for number in column):
             raise ValueError("a column holds something else than numbers")
         if any(len({len(column) for column in table.values()}) > 1 for table in tables) or not record.evaluations["val_loss"]:
@@ -244,7 +262,7 @@ def _with_rule(config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
 
 def to_json(record: Record) -> dict[str, Any]:
     """The inverse of `from_json`. Losses keep seven digits, as float32 has them, shapes four; the configuration is exact."""
-    digits = {"config": 17, "shapes": 4}
+    digits = {"config": 17, "shapes": 4, "coefficients": 4}
     return {name: _rounded(value, digits.get(name, 7)) for name, value in asdict(record).items()}
 
 
@@ -255,18 +273,38 @@ def _thinned(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
     return {name: [float(np.mean([rows[i][name] for i in chunk])) for chunk in chunks] for name in ("step", "train_loss")}
 
 
-def _gains(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
-    """From telemetry's keys, <layer>.second_moment and so on."""
+def _observed(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows that hold telemetry, and the layers that it is of."""
     ending = ".second_moment"
     rows = [row for row in rows if any(key.endswith(ending) for key in row)]
-    layers = [key.removesuffix(ending) for key in (rows[0] if rows else {}) if key.endswith(ending)]
+    return rows, [key.removesuffix(ending) for key in (rows[0] if rows else {}) if key.endswith(ending)]
+
+
+def _gains(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """From telemetry's keys, <layer>.second_moment and so on."""
+    rows, layers = _observed(rows)
     tables = {}
     for layer in layers:
         needed = [f"{layer}.{what}" for what in ("second_moment", "slope_moment", "input_std", "input_mean")]
         whole = [row for row in rows if None not in (row.get(key) for key in needed)]
-        second = [row[f"{layer}{ending}"] / (row[f"{layer}.input_std"] ** 2 + row[f"{layer}.input_mean"] ** 2) for row in whole]
+        squares = [row[f"{layer}.input_std"] ** 2 + row[f"{layer}.input_mean"] ** 2 for row in whole]
+        second = [row[f"{layer}.second_moment"] / square for row, square in zip(whole, squares, strict=True)]
         slopes = [row[f"{layer}.slope_moment"] for row in whole]
         tables[layer] = {"step": [row["step"] for row in whole], "second_moment": second, "slope": slopes}
+    return tables
+
+
+def _coefficients(rows: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """From telemetry's keys: <layer>.<parameter>.<index>."""
+    rows, layers = _observed(rows)
+    tables = {}
+    for layer in layers:
+        names = [key.removeprefix(f"{layer}.") for key in rows[0] if key.startswith(f"{layer}.")]
+        names = [name for name in names if name.rpartition(".")[2].isdecimal()]
+        whole = [row for row in rows if None not in (row.get(f"{layer}.{name}") for name in names)]
+        if names and whole:
+            tables[layer] = {"step": [row["step"] for row in whole]}
+            tables[layer] |= {name: [row[f"{layer}.{name}"] for row in whole] for name in names}
     return tables
 
 
@@ -401,7 +439,8 @@ def shapes(model: GPT, config: Config, rows: list[dict[str, Any]]) -> dict[str, 
     learned = {name: module for name, module in learned.items() if any(True for _ in module.parameters())}
     if not learned:
         return {}
-    stds = {name: float(sample.std()) for name, sample in sample_inputs(model, config).items()}
+    samples = sample_inputs(model, config)
+    stds = {name: float(sample.std()) for name, sample in samples.items()}
     tables: dict[str, Columns] = {}
     for name, module in learned.items():
         x = torch.linspace(-_REACH * stds[name], _REACH * stds[name], _POINTS, dtype=torch.float64)
@@ -414,6 +453,9 @@ def shapes(model: GPT, config: Config, rows: list[dict[str, Any]]) -> dict[str, 
                     getattr(then, key).data.copy_(torch.tensor([row[f"{name}.{key}.{i}"] for i in range(len(value))]))
                 tables[name][str(row["step"])] = _curve(then, x)
         tables[name][str(config.max_steps)] = _curve(module, x)
+        half = float(x[1] - x[0]) / 2
+        counts = torch.histc(samples[name], len(x), float(x[0]) - half, float(x[-1]) + half)
+        tables[name]["density"] = (counts / counts.max()).tolist()
     return tables
 
 

@@ -1,10 +1,12 @@
-"""The report of a comparison: report.md and report.html with the pictures beside the one and inside the other.
+"""The report of a comparison: report.md and report.html, with pictures (PNG, SVG) and tables (CSV, LaTeX) beside them.
 
 A document is a list of blocks, rendered as Markdown or as one HTML page that refers to nothing outside itself.
 """
 
 import base64
+import csv
 import html
+import io
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +22,12 @@ from comparison.results import Results
 from runtime.files import write_bytes, write_text
 
 _UNKNOWN = "–"
-_PARAGRAPH = 12  # contrasts that are told a sentence each; more of them are told by verdict
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"–": "--", "−": "$-$", "Δ": r"$\Delta$", "±": r"$\pm$", "<": "$<$", ">": "$>$", "~": r"\textasciitilde{}"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}"}
+)
+_PARAGRAPH = 2  # contrasts that get a sentence each; more of them are counted, and the best is named
 
 
 @dataclass(frozen=True)
@@ -46,10 +53,12 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Table:
-    """The first column is words, the others are numbers."""
+    """Its first `words` columns are words, the others numbers; one with a name is a .csv and a .tex file too."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    words: int = 1
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,10 +70,10 @@ class Code:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG; in Markdown the file `name`.png beside the document."""
+    """In Markdown the file `name`.png beside the document."""
 
     name: str
-    png: bytes
+    image: plots.Image
     caption: str
 
 
@@ -88,8 +97,8 @@ def _as_markdown(block: Block, first: bool) -> str:
             return "\n".join(["```", *lines, "```"])
         case Picture(name, _, caption):
             return f"![{caption}]({name}.png)\n\n*{caption}*"
-        case Table(header, rows):
-            rule = ("---", *("---:" for _ in header[1:]))
+        case Table(header, rows, words):
+            rule = ("---",) * words + ("---:",) * (len(header) - words)
             return "\n".join(
                 "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (header, rule, *rows)
             )
@@ -113,24 +122,44 @@ def _as_html(block: Block, first: bool) -> str:
             return "<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in items) + "</ul>"
         case Code(lines):
             return "<pre>" + html.escape("\n".join(lines)) + "</pre>"
-        case Picture(_, png, caption):
-            source = base64.b64encode(png).decode()
+        case Picture(_, image, caption):
+            source = base64.b64encode(image.png).decode()
             text = html.escape(caption)
             return f'<figure><img alt="{text}" src="data:image/png;base64,{source}"><figcaption>{text}</figcaption></figure>'
-        case Table(header, rows):
+        case Table(header, rows, words):
             cells = [("th", header), *(("td", row) for row in rows)]
-            rendered = ["<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>" for tag, row in cells]
-            return '<div class="wide"><table>' + "\n".join(rendered) + "</table></div>"
+            classes = [' class="words"' if i < words else "" for i in range(len(header))]
+            rendered = [
+                "".join(f"<{tag}{of}>{html.escape(cell)}</{tag}>" for cell, of in zip(row, classes, strict=True))
+                for tag, row in cells
+            ]
+            return '<div class="wide"><table>' + "\n".join(f"<tr>{line}</tr>" for line in rendered) + "</table></div>"
+
+
+def as_csv(table: Table) -> str:
+    """The cells as they stand in the report; results.json has the numbers in full."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([table.header, *table.rows])
+    return text.getvalue()
+
+
+def as_latex(table: Table) -> str:
+    """A tabular for a paper that uses booktabs."""
+    header, *lines = [" & ".join(cell.translate(_LATEX) for cell in row) + r" \\" for row in (table.header, *table.rows)]
+    columns = "l" * table.words + "r" * (len(table.header) - table.words)
+    parts = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule", *lines, r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(parts) + "\n"
 
 
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #111 }}
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #111 }}
 .wide {{ overflow-x: auto }}
 table {{ border-collapse: collapse; font-size: 13px; white-space: nowrap }}
-th, td {{ padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: right }}
-th:first-child, td:first-child {{ text-align: left }}
+th, td {{ padding: .25rem .5rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top }}
+.words {{ text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 7rem; max-width: 16rem }}
+@media (max-width: 600px) {{ table {{ font-size: 12px }} th, td {{ padding: .25rem .35rem }} .words {{ max-width: 8.5rem }} }}
 img {{ max-width: 100% }}
 figure {{ margin: 1rem 0 }}
 figcaption {{ color: #444; font-size: 13px }}
@@ -143,7 +172,7 @@ pre {{ overflow-x: auto; background: #f5f5f5; padding: .8rem; font-size: 12px }}
 
 
 def write(folder: Path, found: Results) -> Summary:
-    """Write results.json, report.md, its pictures and report.html (self-contained) into `folder`; returns what they say.
+    """Write results.json, report.md, report.html (self-contained), pictures and tables into `folder`; returns what they say.
 
     Raises ValueError where the runs may not be compared, before anything is written.
     """
@@ -152,7 +181,11 @@ def write(folder: Path, found: Results) -> Summary:
     folder.mkdir(parents=True, exist_ok=True)
     for block in blocks:
         if isinstance(block, Picture):
-            write_bytes(folder / f"{block.name}.png", block.png)
+            write_bytes(folder / f"{block.name}.png", block.image.png)
+            write_bytes(folder / f"{block.name}.svg", block.image.svg)
+        elif isinstance(block, Table):
+            write_text(folder / f"{block.name}.csv", as_csv(block))
+            write_text(folder / f"{block.name}.tex", as_latex(block))
     write_text(folder / "report.md", markdown(blocks))
     write_text(folder / "report.html", page(blocks))
     results.save(folder / results.FILE, found, to_json(summary))
@@ -185,10 +218,10 @@ def compose(found: Results, summary: Summary) -> list[Block]:
 
 
 def abstract(found: Results, summary: Summary) -> str:
-    """The paragraph for a paper."""
-    config, arms = found.records[0].config, summary.arms
+    """The paragraph for a paper: at most five sentences."""
+    config, arms, first = found.records[0].config, summary.arms, found.records[0]
     seeds = sorted({record.seed for record in found.records})
-    tokens = found.records[0].tokens_per_step * config["max_steps"]
+    tokens = first.tokens_per_step * config["max_steps"]
     sentences = [
         f"We trained GPT-2 models ({config['n_layer']} layers, width {config['n_embd']}, context {config['block_size']}) on "
         f"{tokens:,} tokens of {Path(config['data_dir']).name} with {len(arms)} settings of the MLP activation and "
@@ -196,15 +229,23 @@ def abstract(found: Results, summary: Summary) -> str:
         "weights outside the activation."
     ]
     reference = next((arm for arm in arms if arm.activation == summary.baseline), arms[0])
-    sentences.append(f"{reference.label} reaches a validation perplexity of {reference.perplexity:.3f}.")
-    if found.records[0].documents:
-        number, largest = documents_of(found.records[0])
-        targets = sum(found.records[0].documents["targets"])
-        sentences.append(f"It is measured on {targets:,.0f} targets in {number} documents; the largest: {100 * largest:.0f} %.")
-    few = len(summary.contrasts) <= _PARAGRAPH
-    sentences += [_sentence(contrast) for contrast in summary.contrasts] if few else _by_verdict(summary.contrasts)
-    if counts := Counter(contrast.about for contrast in summary.contrasts if contrast.p_holm is not None):
-        numbers = ", ".join(f"{count} about {about}" for about, count in counts.items())
+    measured = ""
+    if first.documents:
+        number, largest = documents_of(first)
+        unit = "windows" if first.documents_are_windows else "documents"
+        targets = sum(first.documents["targets"])
+        measured = f", measured on {targets:,.0f} targets in {number} {unit} (the largest: {100 * largest:.0f} %)"
+    sentences.append(f"{reference.label} reaches a validation perplexity of {reference.perplexity:.3f}{measured}.")
+    told = [c for c in summary.contrasts if c.about == "activation"] or list(summary.contrasts)
+    if len(told) > _PARAGRAPH:
+        verdicts = Counter(contrast.verdict for contrast in told)
+        against = "each other" if len({contrast.reference for contrast in told}) > 1 else reference.label
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+        sentences.append(f"Of {len(told)} comparisons with {against}: {counts}.")
+        told = [min(told, key=lambda contrast: contrast.interval.mean)]
+    sentences += [_sentence(contrast) for contrast in told]
+    if counts_about := Counter(contrast.about for contrast in summary.contrasts if contrast.p_holm is not None):
+        numbers = ", ".join(f"{count} about {about}" for about, count in counts_about.items())
         sentences.append(f"p-values are Holm-corrected for the number of comparisons ({numbers}).")
     return " ".join(sentences)
 
@@ -221,70 +262,44 @@ def _sentence(contrast: Contrast) -> str:
     return f"{what}: {change} ({seeds}{text}), {contrast.verdict}."
 
 
-def _by_verdict(contrasts: Sequence[Contrast]) -> list[str]:
-    """A sentence for each reference: what was found of all that were compared with it."""
-    found: dict[str, dict[str, list[str]]] = {}
-    for contrast in contrasts:
-        interval = contrast.interval if contrast.interval.low is not None else contrast.documents
-        told = f"{contrast.arm} {percent(contrast.interval.mean):+.1f} % ({_limits(interval, digits=1)})"
-        found.setdefault(contrast.reference, {}).setdefault(contrast.verdict, []).append(told)
-    return [
-        f"Perplexity against {reference}, 95 % intervals: "
-        + "; ".join(f"{verdict}: {', '.join(told)}" for verdict, told in verdicts.items())
-        + "."
-        for reference, verdicts in found.items()
-    ]
-
-
 def _result_table(summary: Summary, failures: Sequence[Failure]) -> Table:
-    """A row an arm, those without a finished run at the end."""
+    """A row an arm, those without a finished run at the end; the verdict comes first, so that a narrow page shows it."""
     failed = Counter(failure.arm for failure in failures)
-    header = (
-        "activation",
-        "learning rate",
-        "seeds",
-        "validation loss",
-        "perplexity",
-        "bits per byte",
-        "Δ perplexity",
-        "95 % over seeds",
-        "p (Holm)",
-        "verdict",
-    )
+    judged = ("verdict", "Δ perplexity", "95 % over seeds", "p (Holm)")
+    header = ("activation", *judged, "perplexity", "validation loss", "bits per byte", "learning rate", "seeds")
     rows: list[tuple[str, ...]] = []
     for arm in summary.arms:
         contrast = summary.contrast(arm)
         deviation = "" if arm.deviation is None else f" ± {arm.deviation:.4f}"
+        status = "baseline" if arm.activation == summary.baseline else "not compared"
         cells = (
-            arm.label,
+            f"{arm.perplexity:.3f}",
+            f"{arm.loss:.4f}{deviation}",
+            _number(arm.bits_per_byte, ".4f"),
             f"{arm.rate:g}",
             f"{len(arm.seeds)}, {failed[arm.label]} failed" if failed[arm.label] else str(len(arm.seeds)),
-            f"{arm.loss:.4f}{deviation}",
-            f"{arm.perplexity:.3f}",
-            _number(arm.bits_per_byte, ".4f"),
         )
-        status = "baseline" if arm.activation == summary.baseline else "not compared"
-        rows.append(cells + (_contrast_cells(contrast) if contrast else (_UNKNOWN, _UNKNOWN, _UNKNOWN, status)))
+        rows.append((arm.label, *(_contrast_cells(contrast) if contrast else (status, *[_UNKNOWN] * 3)), *cells))
     for label in [label for label in failed if label not in {arm.label for arm in summary.arms}]:
         reason = next(failure.reason for failure in failures if failure.arm == label)
-        rows.append((label, _UNKNOWN, f"0, {failed[label]} failed", *[_UNKNOWN] * (len(header) - 4), f"failed: {reason}"))
-    return Table(header, tuple(rows))
+        rows.append((label, f"failed: {reason}", *[_UNKNOWN] * (len(header) - 3), f"0, {failed[label]} failed"))
+    return Table(header, tuple(rows), words=2, name="results")
 
 
 def _difference_table(summary: Summary) -> Table:
-    header = ("comparison", "Δ loss", "95 % over seeds", "95 % over seeds and documents", "p (Holm)", "verdict")
+    header = ("comparison", "verdict", "Δ loss", "95 % over seeds", "95 % over seeds and documents", "p (Holm)")
     rows = tuple(
         (
             f"{contrast.arm} − {contrast.reference}",
+            contrast.verdict,
             f"{contrast.interval.mean:+.4f}",
             _limits(contrast.interval, in_percent=False),
             _limits(contrast.documents, in_percent=False),
             _p(contrast.p_holm),
-            contrast.verdict,
         )
         for contrast in summary.contrasts
     )
-    return Table(header, rows)
+    return Table(header, rows, words=2, name="differences")
 
 
 def _cost_table(summary: Summary) -> Table:
@@ -320,12 +335,12 @@ def _cost_table(summary: Summary) -> Table:
                 ),
             )
         )
-    return Table(header, tuple(rows))
+    return Table(header, tuple(rows), name="costs")
 
 
 def _contrast_cells(contrast: Contrast) -> tuple[str, str, str, str]:
     interval = contrast.interval if contrast.interval.low is not None else contrast.documents
-    return f"{percent(contrast.interval.mean):+.2f} %", _limits(interval), _p(contrast.p_holm), contrast.verdict
+    return contrast.verdict, f"{percent(contrast.interval.mean):+.2f} %", _limits(interval), _p(contrast.p_holm)
 
 
 def _reached(contrast: Contrast, ratio: float | None, unknown: str = _UNKNOWN) -> str:
@@ -375,9 +390,25 @@ _CAPTIONS = {
         "Hollow: the interval holds zero. No interval is widened for the number of comparisons; the table's p-values are.",
     ),
     "degrees": ("Degrees", "Mean over seeds and 95 % interval of the paired difference to the baseline."),
+    "cost": (
+        "Loss against cost",
+        "Left: validation loss against training FLOPs (6 N + 12 L C T a token, activations not counted). Middle: against steps "
+        "times the median step time. Right: final perplexity against the time of a step; bars: lowest to highest seed.",
+    ),
+    "rates": (
+        "Learning rates",
+        "Mean loss by which each arm's learning rate was chosen, against the rate; filled: the chosen one.",
+    ),
     "shapes": (
         "Learned shapes",
-        "The activation of each layer through training, first seed; light is early, dark is late, dashed is GELU.",
+        "The activation of each layer through training, first seed; light is early, dark is late, dashed is GELU. Grey: the "
+        "density of the layer's inputs, or the normal law of their deviation where only that was recorded. Each panel shows "
+        "the values where the density is above 0.15 of its highest; layers are counted from 1.",
+    ),
+    "coefficients": (
+        "Coefficients",
+        "Each coefficient less its first value through training, mean over channels, first seed; from light, the first "
+        "coefficient, to dark, the last.",
     ),
     "gains": (
         "Gains",
@@ -416,11 +447,11 @@ def _command(record: Record) -> str:
     return shlex.join(["python", *map(str, command)]) if isinstance(command, list) else str(command)
 
 
-def _limits(interval: Interval | None, in_percent: bool = True, digits: int = 2) -> str:
+def _limits(interval: Interval | None, in_percent: bool = True) -> str:
     if interval is None or interval.low is None or interval.high is None:
         return _UNKNOWN
     if in_percent:
-        return f"{percent(interval.low):+.{digits}f} % to {percent(interval.high):+.{digits}f} %"
+        return f"{percent(interval.low):+.2f} % to {percent(interval.high):+.2f} %"
     return f"{interval.low:+.4f} to {interval.high:+.4f}"
 
 

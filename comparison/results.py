@@ -101,15 +101,15 @@ def _failure(folder: Path, reason: str) -> Failure:
 
 
 def _drawn_once(records: Sequence[Record]) -> list[Record]:
-    """The records, with shapes for one seed of each kind alone: they are most of a record, and a report draws one seed."""
+    """The records, with what a report draws of one seed, shapes and coefficients, for one of each kind: most of a record."""
     seen: set[str] = set()
     kept = []
     for record in records:
         kind = json.dumps(
             {name: value for name, value in record.config.items() if name not in ("seed", "out_dir")}, sort_keys=True
         )
-        kept.append(replace(record, shapes={}) if kind in seen else record)
-        if record.shapes:
+        kept.append(replace(record, shapes={}, coefficients={}) if kind in seen else record)
+        if record.shapes:  # measured, and learnable
             seen.add(kind)
     return kept
 

@@ -94,7 +94,7 @@ def test_curves_begin_at_one_and_overflow_is_told() -> None:
     assert len(stack["forward"]) == len(stack["backward"]) == 13
     assert stack["forward"][-1] is None, "Hermite 8 without normalisation was expected to overflow"
     assert "overflow in 1 of 1" in str(depth.table(rows))
-    assert depth.picture(rows).startswith(b"\x89PNG")
+    assert depth.picture(rows).png.startswith(b"\x89PNG")
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

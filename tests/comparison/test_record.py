@@ -230,7 +230,9 @@ def test_shapes_go_from_the_initial_one_to_the_learned_one(small: Config) -> Non
     record = read(Path(config.out_dir))
     assert list(record.shapes) == [f"transformer.h.{i}.mlp.act" for i in range(2)]
     table = record.shapes["transformer.h.1.mlp.act"]
-    assert list(table) == ["x", "0", "3", "6", "9", "12"]
+    assert list(table) == ["x", "0", "3", "6", "9", "12", "density"]
+    assert max(table["density"]) == 1
+    assert record.flops_per_token == json.loads((Path(config.out_dir) / "run.json").read_text())["flops_per_token"]
     act = model.get_submodule("transformer.h.1.mlp.act")
     x = torch.tensor(table["x"])[:, None].expand(-1, act.channels)
     assert table["12"] == pytest.approx(act(x)[:, 0].tolist(), rel=1e-4, abs=1e-5)
@@ -240,6 +242,7 @@ def test_shapes_go_from_the_initial_one_to_the_learned_one(small: Config) -> Non
     by_hand = s * (a[0] + a[1] * z + a[2] * (z**2 - 1) / 2 + a[3] * (z**3 - 3 * z) / 6)
     assert table["6"] == pytest.approx(by_hand.tolist(), rel=1e-5, abs=1e-6)
     assert table["0"] != table["6"] != table["12"]
+    assert [record.coefficients["transformer.h.1.mlp.act"][f"coefficients.{k}"][2] for k in range(4)] == a
     assert record.gains["transformer.h.0.mlp.act"]["step"] == [0, 3, 6, 9, 12]
     layer = "transformer.h.1.mlp.act"
     variance = row[f"{layer}.input_std"] ** 2 + row[f"{layer}.input_mean"] ** 2
