@@ -201,6 +201,28 @@ def test_a_step_of_trainer_moves_coefficients_by_their_gradient_alone(exported: 
             assert float(change.max()) > 2 * rate, name
 
 
+def test_lm_eval_gives_our_numbers(trained: Config, exported: Path) -> None:
+    """Its hf backend sums log-probabilities over windows that do not overlap: those of our model over the same windows."""
+    pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install lm_eval")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    text = "def f(x):\n    return x + 1  # héllo\n" * 4
+    harness = HFLM(pretrained=str(exported), trust_remote_code=True, device="cpu", batch_size=1)
+    found = harness.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)], disable_tqdm=True)[0]
+    ours, _ = checkpoint.load_model(trained.out_dir)
+    ids, size = torch.tensor([256, *text.encode()]), ours.config.block_size  # end-of-text first: every byte is a target
+    expected = 0.0
+    for first in range(0, len(ids) - 1, size):
+        last = min(first + size, len(ids) - 1)
+        window = ids[last - size : last]  # the last one reaches back
+        with torch.no_grad():
+            scores = ours.eval()(window[None])[0].log_softmax(-1)
+        expected += float(scores.gather(1, ids[last - size + 1 : last + 1, None])[first - last :].sum())
+    assert found == pytest.approx(expected, abs=1e-4 * len(text.encode()))
+    assert -found / len(text.encode()) < 6
+
+
 def test_the_card_says_what_it_is(trained: Config, exported: Path) -> None:
     card = (exported / "README.md").read_text()
     record = json.loads((Path(trained.out_dir) / "run.json").read_text())
