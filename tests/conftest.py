@@ -1,6 +1,7 @@
 """Fixtures that several test modules share: a small prepared data set and the config of a run of seconds."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,12 @@ def one_thread() -> None:
     """Models this small lose time on threads, and several processes of a test share few cores."""
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # processes that tests start
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hangups_are_heard() -> None:
+    """Under nohup a hangup is ignored, and the processes that tests start would rightly ignore it as well."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Fits: at least as good as the table of the derivations, deterministic, in place."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -148,6 +149,7 @@ REACHED = {
 }
 
 
+@functools.cache
 def weighted_rms(spec: str, function: Callable[[Tensor], Tensor], law: Weight | None = None) -> float:
     module = activations.build(spec, 1)
     assert isinstance(module, Learnable)
