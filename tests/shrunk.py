@@ -1,0 +1,45 @@
+"""Commands of the documentation at a small size: all that tests/test_docs.py and tests/test_examples.py change in them.
+
+`python` and `torchrun` in a documented block are this file. It replaces the sizes below, adds those that are missing, and runs
+the rest of the command as it stands.
+"""
+
+import os
+import sys
+
+FIELDS = {
+    "n_layer": "1", "n_head": "2", "n_embd": "32", "block_size": "32", "max_steps": "2", "global_batch_size": "4",
+    "micro_batch_size": "2", "warmup_steps": "1", "eval_tokens": "256", "eval_interval": "2", "checkpoint_interval": "2",
+    "compile": "False", "device": "cpu", "dtype": "float32", "data_dir": "data/pystdlib", "tokenizer": "bytes",
+}  # fmt: skip
+SIZES = {
+    "train.py": FIELDS,
+    "compare.py": FIELDS | {"seeds": "1"},
+    "sample.py": {"max_new_tokens": "5"},
+    "examples.digits": {"seeds": "2", "steps": "2", "rates": "1e-2"},
+    "examples.finetune_gpt2": {"steps": "3"},
+}
+UNSIZED = ("report", "eval", "shapes", "depth")  # what compare.py does beside training
+
+
+def shrink(words: list[str]) -> list[str]:
+    """The words after `python` or `torchrun` at the sizes of this file."""
+    words = ["--nproc_per_node=1" if word.startswith("--nproc_per_node=") else word for word in words]
+    program = next((word for word in words if word in SIZES), "")
+    if not program or words[words.index(program) + 1 :][:1] in [[command] for command in UNSIZED]:
+        return words
+    if "--activations" in words:  # two of them
+        first = words.index("--activations") + 3
+        rest = next((i for i in range(first, len(words)) if words[i].startswith("--")), len(words))
+        words = words[:first] + words[rest:]
+    kept, dropping = [], False
+    for word in words:
+        dropping = word[2:] in SIZES[program] if word.startswith("--") else dropping
+        kept += [] if dropping else [word]
+    return kept + [part for name, size in SIZES[program].items() for part in (f"--{name}", size)]
+
+
+if __name__ == "__main__":
+    program, *words = sys.argv[1:]
+    before = ["-m", "torch.distributed.run"] if program == "torchrun" else []
+    os.execv(sys.executable, [sys.executable, *before, *shrink(words)])
