@@ -30,8 +30,9 @@ from comparison.plan import Job, Sweep, learning_rates, plan, varied_fields
 from comparison.report import Table, markdown
 from config.command_line import overrides
 from config.schema import field_types
+from data import files
 from data.lock import locked
-from runtime import checkpoint, files
+from runtime import checkpoint
 from runtime.dataset import open_dataset
 
 _LONGEST_NUMBER = 20  # characters; int() of a million digits takes minutes

@@ -25,10 +25,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from activations import telemetry
 from config.command_line import parse
+from data import tokenizer
 from data.batches import Batch, Prefetcher
+from data.files import reason
 from runtime import checkpoint, distributed, weights_and_biases
 from runtime.evaluate import Evaluation, evaluate
-from runtime.files import reason
 from runtime.hardware import autocast, peak_memory_bytes
 from runtime.journal import Journal
 from runtime.optim import learning_rate, set_learning_rate
@@ -228,10 +229,11 @@ def stop_at(run: Run, journal: Journal, trouble: NonFiniteError) -> int:
 def summarize(run: Run) -> None:
     """Say where the run lies and what to try next."""
     memory = peak_memory_bytes(run.processes.device) / 2**30
+    sample = f"  python sample.py {run.out_dir} --prompt 'def '          write text with it"
     say(
         f"{run.gpt.num_parameters():,} parameters, {run.gpt.flops_per_token():,} FLOP a token, {memory:.2f} GiB",
         f"The run lies in {run.out_dir}. Next:",
-        f"  python sample.py {run.out_dir} --prompt 'def '          write text with it",
+        *([] if run.config.tokenizer == tokenizer.NONE else [sample]),
         f"  python compare.py shapes {run.out_dir}                  draw the activations that it learned",
         "  python compare.py config/tiny.py --activations gelu hermite:degree=3 --seeds 3    is it better than GELU?",
     )

@@ -22,7 +22,7 @@ import activations
 from activations import registry
 from bench import harness
 from bench.harness import Row
-from runtime.files import write_atomically
+from data.files import write_atomically
 from runtime.hardware import pick_device, retain_memory, why_not_compile
 
 MORE_SPECS = ["hermite:degree=8", "tropical_rational:degree=6", "rational", "xielu"]

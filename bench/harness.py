@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from runtime.files import write_json
+from data.files import write_json
 from runtime.hardware import describe
 
 Row = dict[str, Any]

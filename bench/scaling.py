@@ -16,7 +16,7 @@ import torch
 from activations import registry
 from bench import activations, harness
 from bench.harness import Row
-from runtime.files import write_atomically
+from data.files import write_atomically
 from runtime.hardware import pick_device, retain_memory
 
 FAMILIES = ("hermite", "fourier", "tropical")

@@ -19,11 +19,11 @@ from itertools import islice
 from pathlib import Path
 
 from data.corpora import Corpus, Plan, plan_pystdlib
+from data.files import write_json
 from data.part import Part
 from data.prepare import write_corpus
 from data.sources import read_documents
 from data.tokenizer import gpt2_encoding
-from runtime.files import write_json
 
 DOCUMENT_CHARACTERS = 5000
 SETTINGS = {"tokenizer": "gpt2", "shard_tokens": 100_000_000}

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from comparison.plan import Job
-from runtime.files import append
+from data.files import append
 from runtime.signals import StopSignals
 
 _POLL_S, _SLURM_POLL_S = 0.2, 1.0

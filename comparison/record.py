@@ -24,12 +24,12 @@ from config.foreign import read_object
 from config.schema import Config
 from data import shards
 from data.batches import EVERYTHING, FROM_START, EvaluationWindows
+from data.files import write_json
 from model import GPT, MLP
 from runtime import checkpoint
 from runtime import log as metrics
 from runtime.dataset import byte_lengths
 from runtime.evaluate import target_nats
-from runtime.files import write_json
 from runtime.hardware import pick_device, pick_dtype
 
 log = logging.getLogger("compare")

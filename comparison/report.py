@@ -19,7 +19,7 @@ from comparison.judge import Contrast, Interval, Summary, documents_of, percent,
 from comparison.plan import Failure, short
 from comparison.record import Record
 from comparison.results import Results
-from runtime.files import write_bytes, write_text
+from data.files import write_bytes, write_text
 
 _UNKNOWN = "–"
 _LATEX = str.maketrans(

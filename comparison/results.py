@@ -16,8 +16,8 @@ from activations import registry
 from comparison.plan import Failure, Settings, merge, short, union
 from comparison.record import DivergedError, Record, from_json, read_measured, to_json, unfinished
 from config.schema import names
+from data.files import write_text
 from runtime import checkpoint
-from runtime.files import write_text
 
 FILE = "results.json"
 

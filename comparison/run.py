@@ -22,10 +22,10 @@ from comparison.record import DivergedError, Record, is_finished, is_measured, m
 from comparison.results import Results
 from config.command_line import parse
 from data.batches import FROM_START, SPREAD
+from data.files import reason, remove
 from data.lock import locked
 from runtime import checkpoint
 from runtime import log as metrics
-from runtime.files import reason, remove
 
 # What may change where a run is trained further: how far, and how often it tells; not what its numbers mean.
 _FURTHER = frozenset(("max_steps", "lr_decay_steps", "log_interval", "eval_interval", "telemetry_interval"))

@@ -54,11 +54,13 @@ def set_up(config: Config) -> Run:
             memory.check(config, processes.device, distributed.processes_here(), dtype)
             batches = Batches(dataset.train, config.block_size, config.global_batch_size, config.seed)
             origin = find_checkpoint(config)
+            config, changes = go_on(config, origin, processes) if origin else (config, {})
             say(*announce.plan(config, dataset, processes, dtype, origin))  # before all that takes long
             dataset = dataset.checked()
             same |= {"tokenizer": config.tokenizer, "vocab_size": config.vocab_size, "dtype": str(dtype)} | dataset.contents()
         with processes.alike() as same:
-            config, changes = go_on(config, origin, processes) if origin else (config, {})
+            if origin:
+                checkpoint.verify(origin)
             gpt = GPT(config.gpt(config.vocab_size), config.seed) if origin else initial_model(config, batches)
             watch = Watch(gpt)
             initial = hashes = weights_hash(gpt, activation=False), weights_hash(gpt, activation=True)
@@ -124,9 +126,9 @@ def check_batch(config: Config, processes: Processes) -> None:
 def go_on(config: Config, origin: Path, processes: Processes) -> tuple[Config, dict[str, tuple[Any, Any]]]:
     """The config that resumes the checkpoint `origin`, and the fields that changed since, as name -> (was, is).
 
-    Raises ValueError for a checkpoint that is damaged, or for a change that a run cannot make on its way.
+    Raises ValueError for a damaged config.json, or for a change that a run cannot make on its way.
     """
-    if not checkpoint.verify(origin) and processes.is_main:
+    if not checkpoint.verify(origin, ["config.json"]) and processes.is_main:
         checkpoint.say_unchecked(origin)
     earlier = checkpoint.read_config(origin)
     config = replace(config, init_from=config.init_from or earlier.init_from)  # said once, and not read again

@@ -27,7 +27,15 @@ PAGES = [
 RUN = {"sh", "bash", "python"}
 TEXT = {"text", "json", "bibtex", "yaml"}  # fences that hold no command
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-OPTIONS_OF_OTHERS = {"--shutdown-timeout", "--max-restarts", "--signals-to-handle", "--nproc_per_node", "--standalone"}
+OPTIONS_OF_OTHERS = {
+    "--shutdown-timeout",
+    "--max-restarts",
+    "--signals-to-handle",
+    "--nproc_per_node",
+    "--standalone",
+    "--model_args",
+    "--tasks",
+}
 
 
 @dataclass(frozen=True)

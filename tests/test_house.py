@@ -140,7 +140,7 @@ def writes(path: str) -> list[str]:
     ours = {
         alias.asname or alias.name
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module in ("data.files", "runtime.files")
+        if isinstance(node, ast.ImportFrom) and node.module in ("data.files", "data.files")
         for alias in node.names
     }
     found = []

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from config.schema import Config
+from data.files import write_json
 from runtime import log
-from runtime.files import write_json
 from runtime.hardware import describe
 from tests.processes import trained
 from tests.runs import DataLostError, small_config
