@@ -122,7 +122,11 @@ def _recorded(
         views = [t.view_as(t) if need else t for t, need in zip(inputs, needed, strict=True)]
         wanted = [view for view, need in zip(views, needed, strict=True) if need]
         found = iter(torch.autograd.grad(plain(*views), wanted, dy, create_graph=record, allow_unused=True))
-    return [next(found) if need else None for need in needed]
+        gradients = [next(found) if need else None for need in needed]
+        if record and gradients[0] is not None:
+            # dx of piecewise linear functions holds no x: this ties them, with a derivative of zero, as nn.ReLU's is.
+            gradients[0] = torch.where(torch.ones_like(gradients[0], dtype=torch.bool), gradients[0], views[0])
+    return gradients
 
 
 def _blocks(x: Tensor, rows: int) -> Tensor:
