@@ -110,7 +110,7 @@ def test_least_degree_of_every_family(device: str) -> None:
     assert compare([*(specs(name)[0] for name in LEARNABLE), "hermite:degree=1,per=channel"], device) == []
 
 
-# A module costs some three seconds of one core, and there are 240: .ci/run has the time, make test has not.
+# A module costs three to fifteen seconds of one core, and there are 240: too dear for make test and for CI.
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.parametrize("device", DEVICES)
