@@ -177,7 +177,7 @@ def plan(
     own = replace(base, **overrides)
     specs = [registry.check(spec) for spec in activations]
     for spec in specs:
-        registry.build(spec, 1)  # a class in a file is known to be right once it is built
+        registry.build(spec, 4 * own.n_embd)  # a class in a file is known to be right once it is built, and groups must divide
     problems = []
     if len(set(specs)) < len(specs):
         problems.append(

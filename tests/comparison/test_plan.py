@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import activations
 from comparison.plan import Sweep, plan
 from config.command_line import parse
 from config.tiny import config as tiny
@@ -27,6 +28,11 @@ def test_jobs_are_every_activation_at_every_seed_and_differ_in_nothing_else() ->
     assert all(plain.items() <= asdict(job.config).items() for job in jobs)
     assert len({job.folder for job in jobs}) == len(jobs)
     assert jobs[0].folder == Path("runs/compare_tiny/gelu-seed=1337")
+
+
+def test_every_family_can_be_planned_by_its_name_alone() -> None:
+    families = activations.names()  # rational's groups=8 divides a layer's channels, not one channel
+    assert len(plan(TINY, families, 1, {}).activations) == len(families)
 
 
 def test_arguments_make_the_same_config() -> None:
