@@ -12,7 +12,6 @@ compare.py CONFIG.py --help, compare.py report --help and so on list the options
 """
 
 import argparse
-import difflib
 import logging
 import math
 import os
@@ -22,20 +21,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from activations import plot, registry
 from comparison import depth, launch, record, report, results, run
 from comparison.plan import Job, Sweep, learning_rates, plan, varied_fields
 from comparison.report import Table, markdown
-from config.command_line import overrides
+from config.command_line import Once, Parser, overrides, whole
 from config.schema import field_types
 from data import files
 from data.lock import locked
 from runtime import checkpoint
 from runtime.dataset import open_dataset
-
-_LONGEST_NUMBER = 20  # characters; int() of a million digits takes minutes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,46 +59,6 @@ def main(argv: list[str] | None = None) -> int:
         reason = f"{files.reason(error)}; once that is put right, the same command goes on from what is saved"
         print(f"compare.py: {reason}", file=sys.stderr)
         return 1
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose errors are a ValueError, so that `main` prints them as one line with exit code 2."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        """Every error of argparse ends here."""
-        raise ValueError(message.removeprefix("argument ") + f"; {self.prog} --help lists all")
-
-    def refuse_unknown(self, words: Sequence[str], fields: Sequence[str] = ()) -> None:
-        """An error for the first of `words`, with the nearest name; where there are `fields`, for an unknown --name alone."""
-        known = [option for option in [*self._option_string_actions, *(f"--{field}" for field in fields)] if option > "--"]
-        for name in (word.partition("=")[0] for word in words):
-            if not fields or (name.startswith("--") and name not in known):
-                nearest = difflib.get_close_matches(name, known, n=1)
-                self.error(f"unknown option {name!r}" + (f", did you mean {nearest[0]}?" if nearest else ""))
-
-
-class Once(argparse.Action):
-    """Stores one value, and refuses a second one."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        """Raises argparse.ArgumentError where the option was given before."""
-        given = vars(namespace).setdefault("given", set())
-        if self.dest in given:
-            raise argparse.ArgumentError(self, "is given twice")
-        given.add(self.dest)
-        setattr(namespace, self.dest, values)
-
-
-def whole(word: str) -> int:
-    """An integer. Raises argparse.ArgumentTypeError."""
-    if len(word) > _LONGEST_NUMBER or not word.removeprefix("-").isdecimal():
-        raise argparse.ArgumentTypeError(f"{word[:40]!r} is not an integer")
-    return int(word)
 
 
 def parsers() -> tuple[Parser, dict[str, Parser]]:

@@ -9,8 +9,9 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from config.command_line import Parser
 from config.foreign import read_object
 from config.schema import Config
 from data import tokenizer
@@ -144,17 +145,8 @@ def upload(out: Path, repo: str) -> None:
         raise ValueError(f"--hub {repo!r} is no name on the hub: {str(error).splitlines()[0]}") from None
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are ValueErrors: one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; --help lists what is allowed")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="export.py", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="export.py", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="a run's folder, or a checkpoint's")
     parser.add_argument("out", metavar="OUT", help="the new folder")
     parser.add_argument("--checkpoint", default="best", metavar="best|last|STEP", help="which checkpoint (default best)")

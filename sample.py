@@ -14,10 +14,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
+from config.command_line import Parser
 from data import tokenizer
 from data.tokenizer import Tokenizer
 from model import GPT
@@ -195,17 +196,8 @@ def _refuse_nanogpt(argv: Sequence[str]) -> None:
     raise ValueError(f"{', '.join(given)} is nanoGPT's spelling; type: python sample.py {model}{prompt}")
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse whose errors are ValueErrors: one line, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; --help lists what is allowed")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="sample.py", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="sample.py", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="a run's folder, a checkpoint's, a GPT-2 folder or a hub name")
     add: Any = parser.add_argument
     add("--checkpoint", default="best", metavar="best|last|STEP", help="which checkpoint of the run (default best)")

@@ -1,16 +1,21 @@
-"""`CONFIG.py [--field value ...]` -> `Config`: what train.py and compare.py read.
+"""`CONFIG.py [--field value ...]` -> `Config`, what train.py and compare.py read; and the parser of all other options.
 
 A preset is Python that its author wrote and is run as such. Command-line values are data: each is checked against
 its field's type here, so that all problems come in one message; tyro, where it is installed, renders `--help`.
 """
 
+import argparse
 import dataclasses
+import difflib
 import importlib.util
 import runpy
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from config.schema import Config, field_types, unknown_field
+
+_LONGEST_NUMBER = 20  # characters; int() of a million digits takes minutes
 
 
 def parse(argv: list[str], command: str = "train.py") -> Config:
@@ -110,3 +115,43 @@ def _print_help(preset: Config, command: str) -> None:
     print(f"usage: {command} [--field value ...]\n")  # tyro.cli has exited; without it the fields and their values must do
     for field in dataclasses.fields(Config):
         print(f"  --{field.name:<22} {getattr(preset, field.name)!r}")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are a ValueError, so that a script prints them as one line with exit code 2."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Every error of argparse ends here."""
+        raise ValueError(message.removeprefix("argument ") + f"; {self.prog} --help lists all")
+
+    def refuse_unknown(self, words: Sequence[str], fields: Sequence[str] = ()) -> None:
+        """An error for the first of `words`, with the nearest name; where there are `fields`, for an unknown --name alone."""
+        known = [option for option in [*self._option_string_actions, *(f"--{field}" for field in fields)] if option > "--"]
+        for name in (word.partition("=")[0] for word in words):
+            if not fields or (name.startswith("--") and name not in known):
+                nearest = difflib.get_close_matches(name, known, n=1)
+                self.error(f"unknown option {name!r}" + (f", did you mean {nearest[0]}?" if nearest else ""))
+
+
+class Once(argparse.Action):
+    """Stores one value, and refuses a second one."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Raises argparse.ArgumentError where the option was given before."""
+        given = vars(namespace).setdefault("given", set())
+        if self.dest in given:
+            raise argparse.ArgumentError(self, "is given twice")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+def whole(word: str) -> int:
+    """An integer. Raises argparse.ArgumentTypeError."""
+    if len(word) > _LONGEST_NUMBER or not word.removeprefix("-").isdecimal():
+        raise argparse.ArgumentTypeError(f"{word[:40]!r} is not an integer")
+    return int(word)
