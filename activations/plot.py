@@ -46,9 +46,20 @@ def shapes(model: nn.Module, inputs: Mapping[str, Tensor] | None = None) -> byte
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False, fontsize=9)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    return picture.getvalue()
+    return png(figure)
+
+
+def png(figure: Any) -> bytes:
+    """A matplotlib figure as a PNG of at most 256 colours.
+
+    Lines and translucent bands need no more: eleven arms over four panels look the same, and take a third of the bytes.
+    """
+    from PIL import Image  # matplotlib needs it too
+
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png")
+    Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 @torch.no_grad()

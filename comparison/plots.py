@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import activations
-from activations import registry
+from activations import plot, registry
 from comparison.judge import Arm, Contrast, Summary, percent
 from comparison.plan import short
 from comparison.record import Record
@@ -60,10 +60,9 @@ def picture(draw: Callable[["Figure"], None], width: float, height: float) -> Im
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
         draw(figure)
-        png, svg = io.BytesIO(), io.BytesIO()
-        figure.savefig(png, format="png")
+        svg = io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
-    return Image(png.getvalue(), svg.getvalue())
+        return Image(plot.png(figure), svg.getvalue())
 
 
 def styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
