@@ -125,7 +125,9 @@ def _as_html(block: Block, first: bool) -> str:
         case Picture(_, image, caption):
             source = base64.b64encode(image.png).decode()
             text = html.escape(caption)
-            return f'<figure><img alt="{text}" src="data:image/png;base64,{source}"><figcaption>{text}</figcaption></figure>'
+            width = int.from_bytes(image.png[16:20]) // 2  # of the PNG's header: 200 dots an inch are drawn as 100
+            img = f'<img alt="{text}" width="{width}" src="data:image/png;base64,{source}">'
+            return f"<figure>{img}<figcaption>{text}</figcaption></figure>"
         case Table(header, rows, words):
             cells = [("th", header), *(("td", row) for row in rows)]
             classes = [' class="words"' if i < words else "" for i in range(len(header))]
@@ -160,7 +162,7 @@ table {{ border-collapse: collapse; font-size: 13px; white-space: nowrap }}
 th, td {{ padding: .25rem .5rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top }}
 .words {{ text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 7rem; max-width: 16rem }}
 @media (max-width: 600px) {{ table {{ font-size: 12px }} th, td {{ padding: .25rem .35rem }} .words {{ max-width: 8.5rem }} }}
-img {{ max-width: 100% }}
+img {{ max-width: 100%; height: auto }}
 figure {{ margin: 1rem 0 }}
 figcaption {{ color: #444; font-size: 13px }}
 pre {{ overflow-x: auto; background: #f5f5f5; padding: .8rem; font-size: 12px }}
