@@ -87,7 +87,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "Under torchrun each run uses all processes.",
     ).add_argument
     add("preset", type=Path, metavar="CONFIG.py", help="the preset of all runs, such as config/tiny.py")
-    add("--activations", **many, metavar="SPEC", help="what is compared, such as gelu hermite:degree=3")
+    add("--activations", **many, metavar="SPEC", help="what is compared, such as gelu hermite:degree=3 swiglu, or gated(SPEC)")
     add("--seeds", **number, default=1, help="runs of each; more than one gives intervals over seeds (1)")
     add("--baseline", **spec, help="what the others are compared with (the first SPEC)")
     add("--vary", **many, metavar="FIELD=A,B", help="every combination with the values of further fields")

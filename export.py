@@ -1,7 +1,7 @@
 """Write a run as a folder that transformers loads: `python export.py RUN OUT [--checkpoint best|last|STEP] [--hub REPO]`.
 
-A model with an activation that transformers has becomes a plain GPT-2. One with a learnable activation comes with a small
-modelling file, which needs `pip install learnable-activations` and is loaded with trust_remote_code=True.
+A model with an activation that transformers has becomes a plain GPT-2. One with a learnable activation or a gated MLP comes
+with a small modelling file, which needs `pip install learnable-activations` and is loaded with trust_remote_code=True.
 """
 
 import argparse
@@ -71,12 +71,12 @@ def tokenizer_of(config: Config, source: Path, run_dir: Path) -> Tokenizer | Non
 
 
 def write_model(gpt: GPT, words: Tokenizer | None, place: Path) -> None:
-    """config.json, generation_config.json, model.safetensors and, for a learnable activation, the modelling file."""
+    """config.json, generation_config.json, model.safetensors and, where it is no plain GPT-2, the modelling file."""
     config = gpt.config
     fields = folder.gpt2_fields(config)
     ends = dict.fromkeys(("bos_token_id", "eos_token_id"), words.eot if words else None)
     state = folder.with_biases(gpt.gpt2_state_dict(), config)
-    if fields["activation_function"] not in folder.ACTIVATIONS:
+    if not folder.is_gpt2(config):
         fields |= folder.own_fields(config) | {
             "model_type": folder.EXPORTED,
             "architectures": ["LearnableGPT2LMHeadModel"],
@@ -98,9 +98,10 @@ def model_card(gpt: GPT, config: Config, words: Tokenizer | None, run_dir: Path,
     record: dict[str, Any] = read_object(run_dir / "run.json") if (run_dir / "run.json").is_file() else {}
     rows = [row for row in log.read(run_dir / "metrics.jsonl") if row["step"] == step and "val_loss" in row]
     bits = rows[-1].get("val_bits_per_byte") if rows else None
-    learnable = folder.gpt2_fields(gpt.config)["activation_function"] not in folder.ACTIVATIONS
+    learnable = not folder.is_gpt2(gpt.config)
     facts = {
         "activation": f"`{config.activation}`",
+        "MLP": f"{gpt.config.mlp}, {gpt.config.mlp_width} wide",
         "parameters": f"{gpt.num_parameters():,}",
         "steps": f"{step:,} of {config.max_steps:,}, {step * config.tokens_per_step:,} tokens",
         "validation loss": f"{rows[-1]['val_loss']:.4f} nats a token" if rows else "not measured at this step",
@@ -110,9 +111,10 @@ def model_card(gpt: GPT, config: Config, words: Tokenizer | None, run_dir: Path,
         "commit": f"`{record.get('commit') or 'unknown'}`" + (", with changes" if record.get("dirty") else ""),
     }
     remote = ", trust_remote_code=True" if learnable else ""
+    gate = " as the gate of a gated MLP" if gpt.config.mlp == "gated" else ""
     lines = [
         "---", "library_name: transformers", "pipeline_tag: text-generation", "---", "",
-        f"# {run_dir.name}", "", f"A GPT-2 with the MLP activation `{config.activation}`.", "",
+        f"# {run_dir.name}", "", f"A GPT-2 with the MLP activation `{config.activation}`{gate}.", "",
         "```python",
         *(["# pip install learnable-activations transformers"] if learnable else []),
         "from transformers import AutoModelForCausalLM, AutoTokenizer", "",

@@ -106,20 +106,39 @@ def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Te
 
 
 class MLP(nn.Module):
-    """c_proj(act(c_fc(x))), (B, T, C) -> (B, T, C), four times as wide inside."""
+    """c_proj(act(c_fc(x))), (B, T, C) -> (B, T, C), four times as wide inside.
+
+    `mlp` gated: c_proj(act(c_gate(x)) * c_fc(x)), `mlp_width` wide (Shazeer 2020, arXiv 2002.05202, equation 6).
+    With silu that is SwiGLU.
+
+    Initial weights, std by matrix (biases zero, L = n_layer, W = mlp_width, s = `preactivation_std`):
+
+                  plain                gated, gpt2              gated, unit
+        c_gate    -                    0.02                     s / sqrt(C)
+        c_fc      0.02, s / sqrt(C)    1 / sqrt(C)              1 / sqrt(C)
+        c_proj    0.02 / sqrt(2 L)     0.02 sqrt(4 C/W) / sqrt(2 L)     the same
+
+    A row x of the layer norm has |x|^2 = C, so g = c_gate x and u = c_fc x are independent Gaussians over the draw of the
+    weights, and E[(F(g) u)^2] = E[F(g)^2] E[u^2], exactly. c_gate feeds the activation what c_fc feeds it in the plain MLP, and
+    E[u^2] = 1: so the product has the plain MLP's second moment, E[F^2], which is s^2 at unit gain. There are W products in the
+    place of 4 C values; c_proj makes up for it, and the branch adds to the residual stream just what the plain one adds.
+    Backward, E F'^2 E[u^2] = 1 comes through the gate at unit gain, as in the plain MLP, and E[F^2] through c_fc on top.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        width = 4 * config.n_embd
-        # After the layer norm x has unit second moment, so c_fc's std sets the law that the activation is fed.
-        input_std = c_fc_std(config) * math.sqrt(config.n_embd) if config.input_scale == "auto" else 1.0
+        width = config.mlp_width
+        # After the layer norm x has unit second moment, so this matrix's std sets the law that the activation is fed.
+        input_std = preactivation_matrix_std(config) * math.sqrt(config.n_embd) if config.input_scale == "auto" else 1.0
         self.c_fc = Linear(config.n_embd, width, bias=config.bias)
+        self.c_gate = Linear(config.n_embd, width, bias=config.bias) if config.mlp == "gated" else None
         self.act = activations.build(config.activation, width, input_std)
         self.c_proj = Linear(width, config.n_embd, bias=config.bias)
         self.dropout = config.dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.c_proj(self.act(self.c_fc(x)))
+        x = self.act(self.c_fc(x)) if self.c_gate is None else self.act(self.c_gate(x)) * self.c_fc(x)
+        x = self.c_proj(x)
         return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
 
@@ -184,7 +203,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
-        """GPT-2's init: normal(0.02), residual projections over sqrt(2 n_layer), c_fc as `mlp_init` says, biases zero."""
+        """GPT-2's init: normal(0.02), residual projections over sqrt(2 n_layer), the MLP's as `MLP` says, biases zero."""
         generator = torch.Generator().manual_seed(seed)
         made_with_values = (activations.Activation, LayerNorm)
         left = {id(p) for module in self.modules() if isinstance(module, made_with_values) for p in module.parameters()}
@@ -194,12 +213,7 @@ class GPT(nn.Module):
             if name.endswith("bias"):
                 parameter.zero_()
                 continue
-            std = 0.02
-            if name.endswith("c_proj.weight"):
-                std /= math.sqrt(2 * self.config.n_layer)
-            elif name.endswith("c_fc.weight"):
-                std = c_fc_std(self.config)
-            parameter.normal_(0.0, std, generator=generator)
+            parameter.normal_(0.0, initial_std(name, self.config), generator=generator)
         # Padded rows get no gradient and no decay away from zero: they stay out of the checkpoint and come back as zeros.
         self.transformer.wte.weight[self.config.vocab_size :].zero_()
 
@@ -340,8 +354,9 @@ class GPT(nn.Module):
 def count_parameters(config: GPTConfig) -> tuple[int, int]:
     """(`GPT(config).num_parameters()`, those of its activations), without making the model."""
     width, norms = config.n_embd, 2 * config.n_layer + 1
-    biases = 9 * config.n_layer * width if config.bias else 0  # c_attn 3, attention's c_proj 1, c_fc 4, the MLP's c_proj 1
-    activation = activations.build(config.activation, 4 * width)
+    of_mlp = config.mlp_width * (2 if config.mlp == "gated" else 1)
+    biases = config.n_layer * (5 * width + of_mlp) if config.bias else 0  # c_attn 3, the two c_proj 1 each
+    activation = activations.build(config.activation, config.mlp_width)
     of_activations = config.n_layer * sum(p.numel() for p in activation.parameters())
     norm_parameters = norms * width * (2 if config.bias else 1)
     return config.matrix_parameters + norm_parameters + biases + of_activations, of_activations
@@ -354,8 +369,21 @@ def count_flops_per_token(config: GPTConfig, num_parameters: int) -> int:
     return 6 * matrices + 12 * config.n_layer * config.n_embd * config.block_size
 
 
-def c_fc_std(config: GPTConfig) -> float:
-    """Standard deviation of c_fc's initial weights; times sqrt(n_embd) it is that of the pre-activations."""
+def initial_std(name: str, config: GPTConfig) -> float:
+    """Standard deviation of the initial weights of the matrix or table of that name; see `MLP` for its three."""
+    gated = config.mlp == "gated"
+    if name.endswith("mlp.c_gate.weight" if gated else "mlp.c_fc.weight"):
+        return preactivation_matrix_std(config)
+    if name.endswith("mlp.c_fc.weight"):
+        return 1 / math.sqrt(config.n_embd)
+    if not name.endswith("c_proj.weight"):
+        return 0.02
+    std = 0.02 / math.sqrt(2 * config.n_layer)
+    return std * math.sqrt(4 * config.n_embd / config.mlp_width) if gated and name.endswith("mlp.c_proj.weight") else std
+
+
+def preactivation_matrix_std(config: GPTConfig) -> float:
+    """Initial standard deviation of the matrix before the activation; times sqrt(n_embd) it is that of the pre-activations."""
     return 0.02 if config.mlp_init == "gpt2" else config.preactivation_std / math.sqrt(config.n_embd)
 
 

@@ -32,6 +32,7 @@ import activations
 import train
 from bench import harness
 from bench.harness import Row
+from config import arm
 from config.schema import Config
 from data.batches import Batch, Prefetcher
 from data.corpora import plan_pystdlib
@@ -57,7 +58,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Time of the whole training step.")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--shape", choices=SHAPES, default="", help="default: that of the device")
-    parser.add_argument("--activations", nargs="*", default=harness.LEARNABLE, metavar="SPEC", help="compared with gelu")
+    parser.add_argument(
+        "--activations",
+        nargs="*",
+        default=harness.LEARNABLE,
+        metavar="SPEC",
+        help="compared with gelu: an activation, swiglu, or gated(SPEC)",
+    )
     parser.add_argument("--rounds", type=int, default=11, help="turns that each contender gets, time permitting")
     parser.add_argument("--seconds", type=float, default=90, help="start no further turn after this many seconds of them")
     parser.add_argument("--quality", action="store_true", help="compare validation losses instead of times")
@@ -111,9 +118,9 @@ def make_config(shape: str, folder: Path, device: torch.device, max_steps: int =
 
 
 def contender(config: Config, name: str) -> Config:
-    """`plain`, or train.py's defaults with an activation."""
-    config = replace(config, out_dir=str(Path(config.out_dir) / name))
-    return replace(config, dtype="float32", compile=False) if name == PLAIN else replace(config, activation=name)
+    """`plain`, or train.py's defaults with an activation, which may be the gate of a gated MLP: swiglu, gated(SPEC)."""
+    config = replace(config, out_dir=str(Path(config.out_dir) / arm.file_name(name)))
+    return replace(config, dtype="float32", compile=False) if name == PLAIN else replace(config, **arm.fields(name))
 
 
 def compare_times(config: Config, names: list[str], rounds: int, limit: float = math.inf) -> list[Row]:

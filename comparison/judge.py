@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from activations import registry
 from comparison.plan import Settings, label, short
 from comparison.record import Record
 from comparison.results import Results, check_comparable, provenance_notes
+from config.arm import check, family
 
 Values = tuple[Any, ...]  # of the varied fields, in the order of Settings.varied
 CONFIDENCE = 0.95
@@ -185,13 +185,13 @@ class Arm:
 
     @property
     def activation(self) -> str:
-        """The canonical spec."""
+        """The canonical name: the spec, or `gated(SPEC)`."""
         return self.records[0].activation
 
     @property
     def family(self) -> str:
-        """The name in front of the spec's colon."""
-        return registry.short_name(registry.parse(self.activation)[0])
+        """The name in front of the spec's colon; that of a gate is a family of its own."""
+        return family(self.activation)
 
     def mean(self, name: str) -> float | None:
         """Mean over seeds of a field of the records; None where a run does not know it."""
@@ -206,7 +206,7 @@ def arms_of(results: Results) -> list[Arm]:
     for record in results.records:
         values = tuple(record.config[name] for name in settings.varied)
         found.setdefault((record.activation, values), []).append(record)
-    specs = dict.fromkeys([*map(registry.check, settings.activations), *(activation for activation, _ in found)])
+    specs = dict.fromkeys([*map(check, settings.activations), *(activation for activation, _ in found)])
     if twice := [spec for spec, count in Counter(map(short, specs)).items() if count > 1]:
         raise ValueError(
             f"{twice[0]} stands for two versions of a file in these runs; compare runs of one, or give each a file of its own"
@@ -356,7 +356,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
 def _baseline(settings: Settings, arms: list[Arm]) -> str:
     if not settings.baseline:
         return arms[0].activation
-    baseline = registry.check(settings.baseline)
+    baseline = check(settings.baseline)
     failed = any(failure.arm.split(" ")[0] == short(baseline) for failure in settings.failures)
     if baseline not in {arm.activation for arm in arms} and not failed:
         raise ValueError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from activations import registry
+from config import arm
 from config.command_line import load_preset, overrides
 from config.schema import Config
 
@@ -32,9 +33,9 @@ class Settings:
     """What a comparison compares."""
 
     activations: tuple[str, ...] = ()
-    """Spec strings in the order of the report; others follow as they come."""
+    """Arms (`config.arm`) in the order of the report; others follow as they come."""
     baseline: str = ""
-    """Spec string that the others are compared with; empty: the first."""
+    """The arm that the others are compared with; empty: the first."""
     varied: tuple[str, ...] = ()
     """Configuration fields that differ on purpose, besides activation and seed."""
     rates: tuple[float, ...] = ()
@@ -77,7 +78,11 @@ def label(spec: str, values: Mapping[str, Any]) -> str:
 
 
 def short(spec: str) -> str:
-    """A spec as people write it: degrees, and the options that are not at their defaults."""
+    """An arm as people write it: degrees, and the options that are not at their defaults; swiglu for gated(silu)."""
+    mlp, spec = arm.split(spec)
+    if mlp != "plain":
+        told = short(spec)
+        return next((name for name, gate in arm.GATES.items() if gate == told), arm.join(mlp, told))
     name, options = registry.parse(spec)
     if registry.file_of(spec):  # its options are as they were written, and its code is not run to know more
         return ":".join([registry.short_name(name), ",".join(f"{key}={value}" for key, value in options.items())]).rstrip(":")
@@ -142,8 +147,8 @@ class Sweep:
 
     def job(self, activation: str, values: Mapping[str, Any], rate: float | None, seed: int) -> Job:
         """One run. `rate` None is the preset's; min_lr keeps its proportion to the learning rate. Raises ValueError."""
-        fields = dict(self.overrides) | dict(values) | {"activation": activation, "seed": seed}
-        parts = [short(activation).replace(":", "-"), *(f"{name}={value}" for name, value in values.items())]
+        fields = dict(self.overrides) | dict(values) | arm.fields(activation) | {"seed": seed}
+        parts = [arm.file_name(short(activation)), *(f"{name}={value}" for name, value in values.items())]
         if rate is not None:
             own = replace(self.base, **self.overrides)
             fields |= {"learning_rate": rate, "min_lr": own.min_lr * rate / own.learning_rate}
@@ -175,13 +180,19 @@ def plan(
     """A checked plan. Seeds count up from the preset's. Raises ValueError, in one line, for anything that cannot be run."""
     base = load_preset(preset)
     own = replace(base, **overrides)
-    specs = [registry.check(spec) for spec in activations]
-    for spec in specs:
-        registry.build(spec, 4 * own.n_embd)  # a class in a file is known to be right once it is built, and groups must divide
+    if own.mlp == "gated":  # of all arms
+        base = replace(base, mlp="plain")
+        overrides = {name: value for name, value in overrides.items() if name != "mlp"}
+        activations = [arm.join("gated", arm.split(name)[1]) for name in activations]
+        baseline = baseline and arm.join("gated", arm.split(baseline)[1])
+    specs = [arm.check(name) for name in activations]
+    for name in specs:  # a class in a file is known to be right once it is built, and groups must divide the channels
+        fields = arm.fields(name)
+        registry.build(fields["activation"], replace(own, **fields).gpt(1).mlp_width)
     problems = []
     if len(set(specs)) < len(specs):
         problems.append(
-            f"--activations names {next(s for s in activations if specs.count(registry.check(s)) > 1)} twice; name each once"
+            f"--activations names {next(s for s in activations if specs.count(arm.check(s)) > 1)} twice; name each once"
         )
     if not specs:
         problems.append("no --activations given; type for example --activations gelu hermite:degree=3")
@@ -189,7 +200,7 @@ def plan(
         problems.append(f"--seeds {num_seeds} is no number of seeds; give at least 1")
     if not 0 <= num_rate_seeds <= num_seeds:
         problems.append(f"--lr_seeds {num_rate_seeds} must lie in 0 (all) to --seeds {num_seeds}")
-    if baseline and registry.check(baseline) not in specs:
+    if baseline and arm.check(baseline) not in specs:
         problems.append(f"--baseline {baseline} is not among --activations {' '.join(activations)}")
     if any(not rate > 0 for rate in rates):
         problems.append(f"--lr {' '.join(map(str, rates))} holds a rate that is not above 0")
@@ -197,6 +208,8 @@ def plan(
         {"learning_rate": "--lr", "min_lr": "--lr"} if rates else {}
     )
     problems += [f"{name} is varied by {option} already" for name, option in fixed.items() if name in (varied or {})]
+    if "mlp" in (varied or {}):
+        problems.append("mlp belongs to the arms: leave it out of --vary, and name gated(SPEC) or swiglu in --activations")
     problems += [f"{name} is given to --vary and as --{name}; keep one" for name in varied or {} if name in overrides]
     if "activation" in overrides:
         problems.append("--activation is one run's; name all of them in --activations")
@@ -217,7 +230,7 @@ def plan(
         rate_seeds=seeds[: num_rate_seeds or num_seeds],
         settings=Settings(
             activations=tuple(specs),
-            baseline=registry.check(baseline) if baseline else specs[0],
+            baseline=arm.check(baseline) if baseline else specs[0],
             varied=tuple(varied or {}),
             rates=tuple(sorted(rates)),
             rate_seeds=seeds[: num_rate_seeds or num_seeds] if rates else (),

@@ -17,6 +17,7 @@ from activations import plot, registry
 from comparison.judge import Arm, Contrast, Summary, percent
 from comparison.plan import short
 from comparison.record import Record
+from config.arm import split
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -386,7 +387,12 @@ def forest(summary: Summary) -> Image | None:
 
 def _heading(contrast: Contrast) -> str:
     """What the rows of a block are compared with."""
-    if contrast.about == "activation" or contrast.about in registry.names() or ".py:" in contrast.about:
+    if (
+        contrast.about == "activation"
+        or contrast.about in registry.names()
+        or contrast.about.startswith("gated(")
+        or ".py:" in contrast.about
+    ):
         return f"against {contrast.reference}"
     return f"against the first {contrast.about}"
 
@@ -447,5 +453,5 @@ def by_degree(summary: Summary) -> dict[str, list[tuple[int, Contrast]]]:
 
 def _degree(arm: Arm) -> int | None:
     """Its option of that name; None for families that have none."""
-    degree = registry.parse(arm.activation)[1].get("degree")
+    degree = registry.parse(split(arm.activation)[1])[1].get("degree")
     return degree if isinstance(degree, int) else None

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activations import Activation, registry
+from activations import Activation
+from config import arm
 from config.foreign import read_object
 from config.schema import Config
 from data import shards
@@ -84,8 +85,8 @@ class Record:
 
     @property
     def activation(self) -> str:
-        """The canonical spec."""
-        return registry.check_recorded(self.config["activation"])
+        """The canonical name of its arm: the spec, or `gated(SPEC)`."""
+        return arm.of(self.config)
 
     @property
     def seed(self) -> int:

@@ -224,11 +224,12 @@ def abstract(found: Results, summary: Summary) -> str:
     config, arms, first = found.records[0].config, summary.arms, found.records[0]
     seeds = sorted({record.seed for record in found.records})
     tokens = first.tokens_per_step * config["max_steps"]
+    alike = ", within gated and within plain MLPs," if len({record.config["mlp"] for record in found.records}) > 1 else ""
     sentences = [
         f"We trained GPT-2 models ({config['n_layer']} layers, width {config['n_embd']}, context {config['block_size']}) on "
         f"{tokens:,} tokens of {Path(config['data_dir']).name} with {len(arms)} settings of the MLP activation and "
-        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} each; runs of one seed share their data order and all initial "
-        "weights outside the activation."
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} each; runs of one seed share their data order and"
+        f"{alike} all initial weights outside the activation."
     ]
     reference = next((arm for arm in arms if arm.activation == summary.baseline), arms[0])
     measured = ""

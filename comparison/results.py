@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from activations import registry
 from comparison.plan import Failure, Settings, merge, short, union
 from comparison.record import DivergedError, Record, from_json, read_measured, to_json, unfinished
+from config import arm
 from config.schema import names
 from data.files import write_text
 from runtime import checkpoint
@@ -38,8 +38,8 @@ def load(path: Path) -> Results:
         records = values["records"]
         if not set(settings) <= {f.name for f in fields(Settings)} or not isinstance(records, list):
             raise ValueError("fields that no comparison writes")
-        for spec in settings.get("activations", ()):
-            registry.check_recorded(spec)
+        for name in settings.get("activations", ()):
+            arm.check_recorded(name)
         settings["failures"] = tuple(Failure(**failure) for failure in settings.get("failures", ()))
         if not all(isinstance(word, str) for failure in settings["failures"] for word in asdict(failure).values()):
             raise ValueError("a failure is told in words")
@@ -94,10 +94,10 @@ def gather(folders: Sequence[Path]) -> Results:
 def _failure(folder: Path, reason: str) -> Failure:
     """That of a run's folder; its arm is named by what can be read of it."""
     try:
-        arm = short(checkpoint.read_config(folder).activation)
+        label = short(arm.of(asdict(checkpoint.read_config(folder))))
     except ValueError:
-        arm = folder.name
-    return Failure(arm, folder.name, reason)
+        label = folder.name
+    return Failure(label, folder.name, reason)
 
 
 def _drawn_once(records: Sequence[Record]) -> list[Record]:
@@ -115,16 +115,17 @@ def _drawn_once(records: Sequence[Record]) -> list[Record]:
 
 
 def check_comparable(records: Sequence[Record], varied: Collection[str]) -> None:
-    """Refuse, by a ValueError that names the first difference, runs that differ in more than activation, seed and `varied`.
+    """Refuse, by a ValueError that names the first difference, runs that differ in more than arm, seed and `varied`.
 
-    Runs of one seed and one set of varied values must have been fed the same bytes, have started from the same weights
-    outside the activation; values on which neither depends, such as the learning rate, count as none here. Runs of one seed
-    must have computed in one precision unless that is what varies: `dtype=auto` is a different one on different hardware.
+    Runs of one seed and one set of varied values must have been fed the same bytes. Those whose MLPs are alike must have
+    started from the same weights outside the activation; values on which neither depends, such as the learning rate, count as
+    none here. Runs of one seed must have computed in one precision unless that is what varies: `dtype=auto` is a different one
+    on different hardware.
     """
     if not records:
         raise ValueError("no finished runs to compare")
     first = records[0]
-    first_of: dict[tuple[Any, ...], Record] = {}
+    first_of: dict[tuple[str, ...], Record] = {}
     first_of_seed: dict[int, Record] = {}
     seen: set[tuple[Any, ...]] = set()
     groups = sorted(set(varied) & set(names(start=True)))
@@ -143,11 +144,11 @@ def check_comparable(records: Sequence[Record], varied: Collection[str]) -> None
         if identity in seen:
             raise ValueError(f"there are two runs of {describe(record)}; leave one out")
         seen.add(identity)
-        peer = first_of.setdefault((record.seed, *values), record)
-        for name, what in (
-            ("data_hash", "the bytes they were fed"),
-            ("init_hash", "their initial weights outside the activation"),
+        for name, what, own in (
+            ("data_hash", "the bytes they were fed", ""),
+            ("init_hash", "their initial weights outside the activation", str(record.config.get("mlp"))),
         ):
+            peer = first_of.setdefault((name, own, str(record.seed), *values), record)
             if getattr(peer, name) != getattr(record, name):
                 raise ValueError(
                     f"{describe(peer)} and {describe(record)} differ in {what}: {name} {getattr(peer, name)[:12]} and "
@@ -165,14 +166,13 @@ def same_run(planned: dict[str, Any], finished: dict[str, Any]) -> bool:
     """Whether a finished run's configuration is the planned one, as far as computation goes."""
     if planned["seed"] != finished["seed"]:  # soon said, and true of most pairs
         return False
-    same_activation = registry.check(planned["activation"]) == registry.check(finished["activation"])
-    return same_activation and not changes(planned, finished)
+    return arm.of(planned) == arm.of(finished) and not changes(planned, finished)
 
 
 def changes(planned: dict[str, Any], earlier: dict[str, Any], free: Collection[str] = ()) -> list[str]:
-    """Fields outside activation, seed and `free` in which a plan differs from an earlier run, as far as computation goes."""
+    """Fields outside arm, seed and `free` in which a plan differs from an earlier run, as far as computation goes."""
     resolved = {name for name in names(from_data=True) if not planned[name]}
-    return _differing(planned, earlier, {*names(compare="free"), "activation", "seed", *free, *resolved})
+    return _differing(planned, earlier, {*names(compare=("free", "own")), *free, *resolved})
 
 
 def provenance_notes(records: Iterable[Record]) -> list[str]:
@@ -194,7 +194,8 @@ def provenance_notes(records: Iterable[Record]) -> list[str]:
 
 def describe(record: Record) -> str:
     """A run in words: activation, seed, and where it lay."""
-    return f"{record.config['activation']} seed {record.seed} ({record.config.get('out_dir') or 'no folder'})"
+    name = arm.join(record.config.get("mlp", "plain"), record.config["activation"])
+    return f"{name} seed {record.seed} ({record.config.get('out_dir') or 'no folder'})"
 
 
 def _precision(record: Record) -> str:

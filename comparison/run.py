@@ -21,6 +21,7 @@ from comparison.plan import Failure, Job, Sweep, merge
 from comparison.record import DivergedError, Record, is_finished, is_measured, measure, read, read_measured
 from comparison.results import Results
 from config.command_line import parse
+from config.schema import names
 from data.batches import FROM_START, SPREAD
 from data.files import reason, remove
 from data.lock import locked
@@ -192,8 +193,7 @@ def check_folder(job: Job) -> None:
         return
     earlier = checkpoint.read_config(job.folder)
     changed = results.changes(asdict(job.config), asdict(earlier))
-    changed += ["activation"] if job.config.activation != earlier.activation else []
-    changed += ["seed"] if job.config.seed != earlier.seed else []
+    changed += [name for name in names(compare="own") if getattr(job.config, name) != getattr(earlier, name)]
     wrong = [name for name in changed if name not in _FURTHER]
     if not wrong and job.config.decay_steps != earlier.decay_steps:
         wrong = ["lr_decay_steps" if "lr_decay_steps" in changed else "max_steps"]

@@ -43,7 +43,7 @@ def load_preset(path: Path) -> Config:
         presets = sorted(
             p.name
             for p in Path(__file__).parent.glob("*.py")
-            if p.stem not in ("__init__", "schema", "command_line", "foreign")
+            if p.stem not in ("__init__", "schema", "command_line", "foreign", "arm")
         )
         raise ValueError(f"{str(path)!r} is not a preset file; in config/ there are {', '.join(presets)}")
     found = runpy.run_path(str(path)).get("config")

@@ -1,6 +1,7 @@
 """GPT-2 folders, as transformers and OpenAI publish them: config.json and weights, read and written.
 
 A folder differs from `model.GPT` in five points. All of them are translated here, and nowhere else.
+GPT-2 knows no gated MLP: a folder with one has the model type EXPORTED, which transformers refuses to load as GPT-2.
 
     matrices      transformers stores them as (in, out); ours are torch's (out, in)
     token table   ours is padded to a multiple of 64 rows
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 
 from activations import registry
+from config.arm import join, split
 from config.foreign import check_size, load_safetensors, read_object
 from config.schema import GPTConfig
 from data.files import write_json, write_tensors
@@ -44,7 +46,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "mer
 
 BYTES_IDS, GPT2_IDS = 257, 50257
 EXPORTED = "learnable_gpt2"  # the model type of export.py's folders
-_TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+_TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_gate.weight", "mlp.c_proj.weight")
 _TABLE = "transformer.wte.weight"
 _HEADS = ("lm_head.weight", "transformer.lm_head.weight")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -71,7 +73,7 @@ FIELDS: dict[str, Field] = {
     "layer_norm_epsilon": Field("read", "the field of the same name"),
     **_all("resid_pdrop embd_pdrop attn_pdrop", "read", "dropout where the three are equal, else 0 and a warning"),
     **_all("scale_attn_weights scale_attn_by_inverse_layer_idx", "read", "multiplied into the queries' weights"),
-    "n_inner": Field("read", "only 4 * n_embd"),
+    "n_inner": Field("read", "only 4 * n_embd, or what a gated MLP of ours has"),
     "tie_word_embeddings": Field("read", "a stored head must equal the token table"),
     "add_cross_attention": Field("one value", "the model has no encoder", False),
     "is_encoder_decoder": Field("one value", "the model has no encoder", False),
@@ -81,7 +83,7 @@ FIELDS: dict[str, Field] = {
     "quantization_config": Field("one value", "weights are floating-point numbers"),
     "auto_map": Field("one value", "the folder's own code is not run"),
     "reorder_and_upcast_attn": Field("no effect", "the same function; it only rounds differently in 16 bits"),
-    **_all("bias mlp_init preactivation_std input_scale", "ours", "written by GPT.save_pretrained"),
+    **_all("bias mlp mlp_init preactivation_std input_scale", "ours", "written by GPT.save_pretrained"),
     **_all("initializer_range", "no effect", "initial weights only"),
     **_all("bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id", "no effect", "generation and padding"),
     **_all("tokenizer_class prefix", "no effect", "the tokenizer's files decide"),
@@ -145,11 +147,15 @@ def write(directory: Path, config: GPTConfig, state: dict[str, Tensor]) -> None:
 
 
 def gpt2_fields(config: GPTConfig) -> dict[str, Any]:
-    """The config.json of transformers' GPT2LMHeadModel; a learnable activation stands in it by its spec, which that refuses."""
+    """The config.json of transformers' GPT2LMHeadModel.
+
+    It refuses a learnable activation, which stands in it by its spec, and the gate of a gated MLP, which stands as gated(SPEC):
+    only `model.GPT` and export.py's modelling file compute those. The model type of the latter is EXPORTED.
+    """
     named = {registry.check(ours): theirs for theirs, ours in reversed(ACTIVATIONS.items())}
     # End-of-text is the last id of the two tokenizers; of other vocabularies (padded ones, others' tokenizers) nobody knows it.
     end = config.vocab_size - 1 if config.vocab_size in (BYTES_IDS, GPT2_IDS) else None
-    return {
+    fields: dict[str, Any] = {
         "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "tie_word_embeddings": True,
         "n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd, "n_positions": config.block_size,
         "vocab_size": config.vocab_size, "activation_function": named.get(config.activation, config.activation),
@@ -157,6 +163,15 @@ def gpt2_fields(config: GPTConfig) -> dict[str, Any]:
         "embd_pdrop": config.dropout, "attn_pdrop": config.dropout, "resid_pdrop": config.dropout,
         "bos_token_id": end, "eos_token_id": end,
     }  # fmt: skip
+    if config.mlp == "gated":
+        fields |= {"model_type": EXPORTED, "activation_function": join(config.mlp, config.activation)}
+        fields["n_inner"] = config.mlp_width
+    return fields
+
+
+def is_gpt2(config: GPTConfig) -> bool:
+    """Whether transformers' GPT-2 computes the same function, without code of ours."""
+    return config.mlp == "plain" and gpt2_fields(config)["activation_function"] in ACTIVATIONS
 
 
 def own_fields(config: GPTConfig) -> dict[str, Any]:
@@ -173,7 +188,7 @@ def with_biases(state: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor
     """`state` with zeros for the biases that a model without them lacks and GPT-2 has."""
     if config.bias:
         return state
-    widths = {"c_attn": 3 * config.n_embd, "c_fc": 4 * config.n_embd}
+    widths = {"c_attn": 3 * config.n_embd, "c_fc": config.mlp_width, "c_gate": config.mlp_width}
     state = dict(state)
     for name in [n for n in state if n.endswith(".weight") and ("ln_" in n or "c_" in n)]:
         layer = name.split(".")[-2]
@@ -229,7 +244,7 @@ def _config(path: Path, fields: dict[str, Any]) -> GPTConfig:
     values = {name: fields[name] for name in ("n_layer", "n_head", "n_embd", "vocab_size")}
     values |= {name: fields[name] for name, field in FIELDS.items() if field.how == "ours" and name in fields}
     try:
-        return GPTConfig(
+        config = GPTConfig(
             **values,
             block_size=fields["n_positions"],
             activation=_activation(fields),
@@ -238,6 +253,12 @@ def _config(path: Path, fields: dict[str, Any]) -> GPTConfig:
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    if config.mlp == "gated" and fields.get("n_inner") != config.mlp_width:
+        raise ValueError(
+            f"{path}: n_inner {fields.get('n_inner')!r} is not supported; a gated MLP of n_embd {config.n_embd} is "
+            f"{config.mlp_width} wide"
+        )
+    return config
 
 
 def _refuse(path: Path, fields: dict[str, Any]) -> None:
@@ -250,14 +271,18 @@ def _refuse(path: Path, fields: dict[str, Any]) -> None:
     if others := set(fields.get("architectures") or []) - {"GPT2LMHeadModel", "GPT2Model"}:
         wrong.append(f"architectures {min(map(str, others))!r} is not supported; it is a GPT2LMHeadModel or GPT2Model")
     inner, width = fields.get("n_inner"), fields.get("n_embd")
-    if inner is not None and isinstance(width, int) and inner != 4 * width:
+    if inner is not None and isinstance(width, int) and fields.get("mlp") != "gated" and inner != 4 * width:
         wrong.append(f"n_inner {inner!r} is not supported; the MLP is 4 * n_embd = {4 * width} wide")
+    if fields.get("mlp") == "gated" and fields.get("model_type") != EXPORTED:
+        wrong.append(f"mlp 'gated' is not supported with model_type 'gpt2' (it is {EXPORTED!r} in folders of this project)")
     if wrong:
         raise ValueError(f"{path}: {'; '.join(wrong)}; give another GPT-2 folder")
 
 
 def _activation(fields: dict[str, Any]) -> str:
     name = str(fields.get("activation_function", "gelu_new"))
+    if fields.get("mlp") == "gated":
+        return registry.check_recorded(split(name)[1])
     if name not in ACTIVATIONS and ":" not in name:  # a spec of ours that no name of theirs means has options
         raise ValueError(f"activation_function {name!r} is not supported; there are {', '.join(ACTIVATIONS)}")
     return registry.check_recorded(ACTIVATIONS.get(name, name))

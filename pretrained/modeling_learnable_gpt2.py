@@ -1,4 +1,4 @@
-"""GPT-2 with a learnable activation, for transformers. MIT licence. It needs: pip install learnable-activations
+"""GPT-2 with a learnable activation or a gated MLP, for transformers. MIT licence. It needs: pip install learnable-activations
 
 export.py copies this file into the folders that it writes; `trust_remote_code=True` makes transformers run it from there.
 """
@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers.pytorch_utils import Conv1D
 
 
 class LearnableGPT2Config(GPT2Config):  # type: ignore[misc]
     """GPT-2's config; `activation_function` is a spec of learnable-activations, such as "hermite:degree=3,...".
 
+    gated(SPEC) means c_proj(act(c_gate x) * c_fc x), `n_inner` wide.
     The model type is another one than GPT-2's, and no activation of transformers has such a name: nothing can load the weights
     with a GELU by mistake.
     """
@@ -39,6 +41,19 @@ class Undecayed(nn.Module):
         return y
 
 
+class Gated(nn.Module):
+    """c_proj(act(c_gate x) * c_fc x) in the place of a GPT2MLP, whose c_fc, c_proj and dropout it takes over."""
+
+    def __init__(self, mlp: Any, width: int) -> None:
+        super().__init__()
+        self.c_fc, self.c_gate, self.c_proj = mlp.c_fc, Conv1D(mlp.c_fc.nf, width), mlp.c_proj
+        self.act, self.dropout = mlp.act, mlp.dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.dropout(self.c_proj(self.act(self.c_gate(x)) * self.c_fc(x)))
+        return y
+
+
 class LearnableGPT2Model(GPT2Model):  # type: ignore[misc]
     """GPT2Model with `activations.build(config.activation_function, ...)` in every MLP."""
 
@@ -49,14 +64,21 @@ class LearnableGPT2Model(GPT2Model):  # type: ignore[misc]
         activations = _activations()
         with _gelu(config):
             super().__init__(config)
+        spec = config.activation_function.removeprefix("gated(")
+        is_gated = spec != config.activation_function
         for block in self.h:
+            if is_gated:
+                block.mlp = Gated(block.mlp, config.n_embd)
             with torch.device("cpu"):  # from_pretrained builds on the meta device, where nothing has a value
-                block.mlp.act = Undecayed(activations.build(config.activation_function, block.mlp.c_fc.nf))
+                block.mlp.act = Undecayed(activations.build(spec.removesuffix(")"), block.mlp.c_fc.nf))
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         """As GPT-2. from_pretrained overwrites the buffers that no file holds; an activation gets its own back here."""
         if isinstance(module, _activations().Activation):
+            if not hasattr(module, "constants"):  # a fixed one: the law of its inputs is all it holds
+                module.reset_parameters()
+                return
             for name, value in module.constants().items():
                 getattr(module, name).copy_(value)
         else:

@@ -25,7 +25,8 @@ def plan(config: Config, dataset: Dataset, processes: Processes, dtype: torch.dt
     there = memory.share_of(processes.device, distributed.processes_here())
     count = processes.world_size
     lines = [
-        f"model   {gpt.activation} in {gpt.n_layer} layers of width {gpt.n_embd}: {all_parameters:,} parameters, "
+        f"model   {gpt.activation}{f' as the gate of {gpt.mlp_width} channels' if gpt.mlp == 'gated' else ''} in {gpt.n_layer} "
+        f"layers of width {gpt.n_embd}: {all_parameters:,} parameters, "
         f"{of_activations:,} of them in the activations",
         f"data    {config.data_dir}: {len(dataset.train):,} tokens to train on, {dataset.validation.num_targets:,} "
         f"to evaluate on, tokenizer {dataset.tokenizer}",

@@ -1,7 +1,7 @@
 """How much memory a training step takes, before it is taken: a config that cannot fit is bad input, not a killed process.
 
     parameters, gradients, both moments of AdamW       16 bytes a parameter
-    activations kept for the backward pass             layers * tokens * (ATTENTION + MLP) * n_embd numbers
+    activations kept for the backward pass             layers * tokens * ((ATTENTION + MLP) * n_embd + MLP's inside) numbers
     logits, log-probabilities and their gradient       LOGITS * tokens * vocabulary numbers of 4 bytes
 
 for tokens = micro_batch_size * block_size, and numbers of 4 bytes in float32, of 2 under autocast. Attention is a fused kernel,
@@ -16,7 +16,8 @@ import torch
 from config.schema import Config, GPTConfig
 
 ATTENTION = 7  # n_embd numbers a token: input, its norm, q, k, v, the heads' output, the projection's
-MLP = 11  # input, its norm, c_fc's output (4), the activation's (4), c_proj's
+MLP = 3  # the same of the MLP: input, its norm, c_proj's output
+INSIDE = {"plain": 2, "gated": 4}  # mlp_width numbers a token: c_fc's output and the activation's; c_gate's and the product too
 LOGITS = 3
 
 
@@ -42,7 +43,7 @@ def state_bytes(gpt: GPTConfig) -> int:
 def activation_bytes(gpt: GPTConfig, micro_batch_size: int, dtype: torch.dtype) -> int:
     """What one forward pass keeps for its backward."""
     tokens = micro_batch_size * gpt.block_size
-    kept = gpt.n_layer * (ATTENTION + MLP) * gpt.n_embd * dtype.itemsize
+    kept = gpt.n_layer * ((ATTENTION + MLP) * gpt.n_embd + INSIDE[gpt.mlp] * gpt.mlp_width) * dtype.itemsize
     return tokens * (kept + LOGITS * gpt.vocab_size * 4)
 
 

@@ -28,7 +28,7 @@ class Watch:
     model: nn.Module
     limits: dict[str, float] = field(default_factory=dict)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
-    _norms: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _norms: dict[str, dict[str, float]] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -44,7 +44,11 @@ class Watch:
 
         From the last step that was noted, so by the code that trains, compiled or not. 0: the activation passes nothing back.
         """
-        return {f"{mlp}.act.input_gradient": into / out if out else 0.0 for mlp, (into, out) in self._norms.items()}
+        ratios = {}
+        for mlp, norms in self._norms.items():
+            before = norms["c_gate" if "c_gate" in norms else "c_fc"]
+            ratios[f"{mlp}.act.input_gradient"] = before / norms["c_proj"] if norms["c_proj"] else 0.0
+        return ratios
 
     def report(self, step: int, loss: float) -> list[str]:
         """Lines to say after `step`, whose training row has this loss; each coefficient and each layer is reported once."""
@@ -52,7 +56,7 @@ class Watch:
         dead = [
             f"{mlp}.{part}"
             for mlp, norms in self._norms.items()
-            for part, norm in zip(("c_fc", "c_proj"), norms, strict=True)
+            for part, norm in norms.items()
             if norm == 0 and f"{mlp}.{part}" not in self._told
         ]
         if dead:
@@ -72,13 +76,20 @@ class Watch:
         return lines
 
 
-def mlp_gradients(model: nn.Module) -> dict[str, tuple[float, float]]:
-    """MLP by name -> norms of the gradients of c_fc's and c_proj's weights as they are now; 0 where there is none."""
-    mlps = {name: module for name, module in model.named_modules() if isinstance(module, MLP)}
-    weights = [layer.weight for mlp in mlps.values() for layer in (mlp.c_fc, mlp.c_proj)]
-    norms = [weight.new_zeros(()) if weight.grad is None else torch.linalg.vector_norm(weight.grad) for weight in weights]
-    numbers = iter(torch.stack(norms).tolist() if norms else [])  # one wait for the device
-    return {name: (next(numbers), next(numbers)) for name in mlps}
+def mlp_gradients(model: nn.Module) -> dict[str, dict[str, float]]:
+    """MLP by name -> matrix by name -> norm of the gradient of its weights as it is now; 0 where there is none."""
+    weights = [
+        (name, part, layer.weight)
+        for name, mlp in model.named_modules()
+        if isinstance(mlp, MLP)
+        for part, layer in mlp.named_children()
+        if isinstance(layer, nn.Linear)
+    ]
+    norms = [w.new_zeros(()) if w.grad is None else torch.linalg.vector_norm(w.grad) for _, _, w in weights]
+    found: dict[str, dict[str, float]] = {}
+    for (name, part, _), norm in zip(weights, torch.stack(norms).tolist() if norms else [], strict=True):  # one wait
+        found.setdefault(name, {})[part] = norm
+    return found
 
 
 def coefficients(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,6 +1,7 @@
 """A run in transformers' hands: the same logits, the same tokens, and coefficients that no trainer decays."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +15,8 @@ import export
 import sample
 from activations.activation import Learnable
 from activations.registry import family
-from config.schema import Config
+from config import arm
+from config.schema import Config, GPTConfig
 from data import prepare, tokenizer
 from model import GPT
 from pretrained import folder
@@ -101,13 +103,14 @@ def test_a_tokenizer_of_the_run_s_own_goes_with_it(small: Config, tmp_path: Path
     assert said[0] == said[1]
 
 
-@pytest.mark.parametrize("name", [*LEARNABLE, "hermite:per=channel", "relu_squared", "gelu"])
+@pytest.mark.parametrize(
+    "name",
+    [*LEARNABLE, "hermite:per=channel", "relu_squared", "gelu", "swiglu", "geglu", "gated(relu_squared)", "gated(xielu)"],
+)
 def test_every_family_has_our_logits(name: str, tmp_path: Path) -> None:
     """In a GPT without biases and with another epsilon, whose coefficients have moved."""
-    from config.schema import GPTConfig
-
     config = GPTConfig(
-        n_layer=2, n_head=2, n_embd=32, block_size=24, vocab_size=257, bias=False, layer_norm_epsilon=1e-3, activation=name,
+        n_layer=2, n_head=2, n_embd=32, block_size=24, vocab_size=257, bias=False, layer_norm_epsilon=1e-3, **arm.fields(name),
         mlp_init="unit", preactivation_std=0.7,
     )  # fmt: skip
     gpt = GPT(config, 1).eval()
@@ -132,7 +135,8 @@ def test_every_family_has_our_logits(name: str, tmp_path: Path) -> None:
     for act, own in zip(acts, gpt.transformer.h, strict=True):
         state = own.mlp.act.state_dict()
         assert all(torch.equal(tensor, state[key]) for key, tensor in act.state_dict().items()), "coefficients stay float32"
-        assert all(torch.equal(buffer, dict(own.mlp.act.named_buffers())[key]) for key, buffer in act.named_buffers())
+        if isinstance(act, Learnable):  # no file holds the law of a fixed one's inputs, which it ignores
+            assert all(torch.equal(buffer, dict(own.mlp.act.named_buffers())[key]) for key, buffer in act.named_buffers())
 
 
 def test_without_its_code_the_folder_is_refused(exported: Path) -> None:
@@ -142,6 +146,32 @@ def test_without_its_code_the_folder_is_refused(exported: Path) -> None:
         AutoConfig.from_pretrained(exported, trust_remote_code=False)
     with pytest.raises(KeyError, match="hermite"):
         GPT2LMHeadModel.from_pretrained(exported)
+
+
+def test_a_gated_mlp_is_refused_as_a_gpt2(tmp_path: Path) -> None:
+    """Without its gate the rest of the weights would fit a GPT-2 of that n_inner, and mean something else."""
+    from transformers import GPT2LMHeadModel
+
+    config = GPTConfig(n_layer=1, n_head=2, n_embd=32, block_size=24, vocab_size=257, activation="silu", mlp="gated")
+    gpt = GPT(config, 1).eval()
+    (tmp_path / "exported").mkdir()
+    export.write_model(gpt, None, tmp_path / "exported")
+    gpt.save_pretrained(tmp_path / "saved")
+    for place in ("exported", "saved"):
+        with pytest.raises(KeyError, match=r"gated\(silu\)"):
+            GPT2LMHeadModel.from_pretrained(tmp_path / place)
+        again = GPT.from_pretrained(tmp_path / place).eval()
+        assert again.config == config
+        assert torch.equal(again(IDS), gpt(IDS))
+    path = tmp_path / "saved" / "config.json"
+    fields = json.loads(path.read_text())
+    for changes, told in (
+        ({"n_inner": 128}, "n_inner 128 is not supported; a gated MLP of n_embd 32 is 85 wide"),
+        ({"model_type": "gpt2"}, "mlp 'gated' is not supported with model_type 'gpt2'"),
+    ):
+        path.write_text(json.dumps(fields | changes))
+        with pytest.raises(ValueError, match=re.escape(told)):
+            GPT.from_pretrained(tmp_path / "saved")
 
 
 def test_a_missing_package_is_named_as_pip_knows_it(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

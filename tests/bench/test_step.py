@@ -27,6 +27,8 @@ def test_contenders_are_the_defaults_and_plain(folder: Path) -> None:
     assert (gelu.dtype, gelu.compile, plain.dtype, plain.compile) == ("auto", True, "float32", False)
     assert plain.activation == gelu.activation
     assert plain.out_dir != gelu.out_dir
+    swiglu = step.contender(config, "swiglu")
+    assert (swiglu.mlp, swiglu.activation, gelu.mlp) == ("gated", "silu", "plain")
 
 
 def test_times_processes_in_turns(folder: Path) -> None:

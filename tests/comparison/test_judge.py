@@ -288,6 +288,19 @@ def test_varied_fields_are_compared_within_and_across(make_run: Any) -> None:
     }
 
 
+def test_a_gated_arm_is_paired_with_a_plain_baseline(make_run: Any) -> None:
+    """SwiGLU against GELU: other initial weights, the same bytes, and its own name."""
+    records = [read(make_run("gelu", s, 1.5 + 0.1 * s)) for s in (1, 2)]
+    records += [read(make_run("silu", s, 1.45 + 0.1 * s, mlp="gated", run={"init_hash": f"gated{s}"})) for s in (1, 2)]
+    records += [read(make_run("silu", s, 1.49 + 0.1 * s)) for s in (1, 2)]
+    found = summarise(Results(Settings(activations=("gelu", "gated(silu)", "silu")), tuple(records)))
+    assert {(c.arm, c.reference): c.about for c in found.contrasts} == dict.fromkeys(
+        [("swiglu", "gelu"), ("silu", "gelu")], "activation"
+    )
+    assert found.contrasts[0].differences == pytest.approx([-0.05, -0.05])
+    assert {arm.family for arm in found.arms} == {"gelu", "gated(silu)", "silu"}
+
+
 def test_variants_are_compared_with_their_familys_first(make_run: Any) -> None:
     specs = ("gelu", "hermite:degree=3", "hermite:degree=3,init=paper", "gelu:exact=true", "hermite:degree=5")
     records = tuple(read(make_run(spec, seed, 1.5 - 0.01 * i)) for i, spec in enumerate(specs) for seed in (1, 2))

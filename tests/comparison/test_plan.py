@@ -35,6 +35,25 @@ def test_every_family_can_be_planned_by_its_name_alone() -> None:
     assert len(plan(TINY, families, 1, {}).activations) == len(families)
 
 
+def test_an_arm_may_be_gated_beside_plain_ones() -> None:
+    sweep = plan(TINY, ["gelu", "swiglu", "gated(rational)"], 1, {"n_layer": 2}, baseline="gated(silu)", rates=(1e-3,))
+    jobs = sweep.jobs(sweep.seeds, sweep.rates)
+    assert [job.arm for job in jobs] == ["gelu", "swiglu", "gated(rational:p=5,q=4)"]
+    assert [(job.config.mlp, job.config.activation) for job in jobs[:2]] == [("plain", "gelu:exact=false"), ("gated", "silu")]
+    assert sweep.settings.baseline == "gated(silu)"
+    assert all(parse(list(job.arguments)) == job.config for job in jobs)
+    assert "--mlp" not in jobs[0].arguments
+    assert jobs[2].folder == Path("runs/compare_tiny/gated-rational-p=5-q=4-lr=0.001-seed=1337")
+
+
+def test_a_preset_may_gate_all_arms() -> None:
+    for arms in (["gelu", "swiglu"], ["gated(gelu)", "silu"]):
+        sweep = plan(TINY, arms, 1, {"mlp": "gated"}, baseline="silu")
+        assert sweep.settings.activations == ("gated(gelu:exact=false)", "gated(silu)")
+        assert sweep.settings.baseline == "gated(silu)"
+        assert all(job.config.mlp == "gated" and parse(list(job.arguments)) == job.config for job in sweep.jobs([1], ()))
+
+
 def test_arguments_make_the_same_config() -> None:
     sweep = plan(
         TINY, SPECS, 2, {"bias": True, "weight_decay": 0.01}, varied={"mlp_init": ("gpt2", "unit")}, rates=(1e-3, 3e-3)
@@ -80,6 +99,12 @@ def test_settings_tell_the_report() -> None:
         (lambda: plan(TINY, [], 1, {}), "no --activations given"),
         (lambda: plan(TINY, ["gelu", "gelu:exact=false"], 1, {}), "names gelu twice"),
         (lambda: plan(TINY, ["gelo"], 1, {}), "did you mean 'gelu'"),
+        (lambda: plan(TINY, ["swiglu", "gated(silu)"], 1, {}), "names swiglu twice"),
+        (
+            lambda: plan(TINY, SPECS, 1, {}, varied={"mlp": ("plain", "gated")}),
+            r"name gated\(SPEC\) or swiglu in --activations",
+        ),
+        (lambda: plan(TINY, ["gated(rational)"], 1, {"n_embd": 64}), "groups=8 do not divide 172 channels"),
         (lambda: plan(TINY, SPECS, 0, {}), "--seeds 0"),
         (lambda: plan(TINY, SPECS, 2, {}, num_rate_seeds=3), "--lr_seeds 3 must lie in 0"),
         (lambda: plan(TINY, SPECS, 2, {}, baseline="relu"), "--baseline relu is not among"),

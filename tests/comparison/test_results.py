@@ -1,6 +1,7 @@
 """results.json keeps runs whose folders are gone, merges, and is validated; unfair pairs are refused by name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,19 @@ def test_a_varied_field_that_changes_no_bytes_and_no_weights_excuses_no_differen
         results.check_comparable(records, ("weight_decay",))
     records = [records[0], read(make_run("relu", 1, 1.5, n_layer=3, run={"init_hash": "other"}))]
     results.check_comparable(records, ("n_layer",))
+
+
+def test_gated_and_plain_mlps_share_the_bytes_and_each_kind_its_initial_weights(make_run: Any) -> None:
+    plain = read(make_run("gelu", 1, 1.5))
+    gated = read(make_run("silu", 1, 1.5, mlp="gated", run={"init_hash": "gated"}))
+    results.check_comparable([plain, gated], ())
+    other = read(make_run("relu", 1, 1.5, mlp="gated", run={"init_hash": "other"}))
+    with pytest.raises(ValueError, match="differ in their initial weights outside the activation: init_hash gated and other"):
+        results.check_comparable([plain, gated, other], ())
+    fed = replace(gated, data_hash="other")
+    with pytest.raises(ValueError, match="differ in the bytes they were fed"):
+        results.check_comparable([plain, fed], ())
+    assert not results.same_run(plain.config | {"mlp": "gated"}, plain.config)
 
 
 def test_one_precision_a_seed(make_run: Any) -> None:

@@ -14,7 +14,7 @@ from config.tiny import config as tiny
 from model import GPT
 from tests.runs import ROOT, rows, train_here
 
-NO_PRESETS = ("__init__", "schema", "command_line", "foreign")
+NO_PRESETS = ("__init__", "schema", "command_line", "foreign", "arm")
 PRESETS = sorted(path for path in (ROOT / "config").glob("*.py") if path.stem not in NO_PRESETS)
 
 

@@ -109,7 +109,7 @@ def test_what_follows_from_the_declarations() -> None:
         "out_dir", "resume", "wandb", "wandb_project", "wandb_run_name", "wandb_group", "tensorboard", "keep_checkpoints",
             "checkpoint_interval", "timeout_s",
     }  # fmt: skip
-    assert set(names(compare="own")) == {"activation", "seed"}
+    assert set(names(compare="own")) == {"activation", "mlp", "seed"}
     assert set(names(model=("shape", "other"))) <= {field.name for field in dataclasses.fields(GPTConfig)}
     assert names(ranks="free") == ("data_dir", "tokenizer", "device", "out_dir", "init_from")
     assert not {"learning_rate", "min_lr", "activation"} & set(names(start=True))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from config.schema import Config, GPTConfig
+from model import MLP
 from runtime import memory
 from tests.runs import ROOT
 
@@ -38,6 +39,23 @@ def test_the_estimate_is_near_the_measured_peak() -> None:
     gpt = GPTConfig(n_layer=4, n_head=4, n_embd=256, block_size=256, vocab_size=5000)
     estimate = memory.state_bytes(gpt) + memory.activation_bytes(gpt, 8, torch.float32)
     assert estimate / FACTOR < int(done.stdout) < estimate * FACTOR
+
+
+@pytest.mark.parametrize("mlp", ["plain", "gated"])
+def test_an_mlp_keeps_what_its_backward_reads(mlp: str) -> None:
+    """c_fc's and c_gate's output, the activation's and the product: four times the width of one; counted from autograd."""
+    gpt = GPTConfig(n_layer=3, n_head=1, n_embd=192, block_size=16, vocab_size=64, mlp=mlp)
+    inside = (memory.activation_bytes(gpt, 1, torch.float32) - 16 * memory.LOGITS * 64 * 4) / (3 * 16 * 4) - 192 * 10
+    block = MLP(dataclasses.replace(gpt, activation="silu", bias=False))
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> None:
+        kept[tensor.data_ptr()] = tensor.numel()
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda _: None):
+        block(torch.zeros(16, 192, requires_grad=True))
+    weights = {parameter.data_ptr() for parameter in block.parameters()}
+    assert inside * 16 == sum(count for pointer, count in kept.items() if pointer not in weights) - 16 * 192
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,18 @@ def test_fixed_activations_have_nothing_to_watch() -> None:
     assert Watch(plain).limits == {}
 
 
+def test_the_gradient_that_an_activation_passes_back_is_that_of_the_matrix_before_it() -> None:
+    """c_gate's where the MLP is gated, although c_fc's flows beside the activation."""
+    gpt = GPT(GPTConfig(n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=10, mlp="gated"))
+    ids = torch.arange(4)[None]
+    gpt(ids, ids).backward()
+    gpt.transformer.h[0].mlp.c_gate.weight.grad.zero_()
+    watch = Watch(gpt)
+    watch.note_gradients()
+    assert watch.input_gradients() == {"transformer.h.0.mlp.act.input_gradient": 0.0}
+    assert watch.report(3, 1.0) == ["step 3: no gradient reaches the weights of transformer.h.0.mlp.c_gate: they do not learn"]
+
+
 class Severed(Hermite):
     """An activation that passes no gradient back where it is compiled: what Inductor once made of a Hermite of degree 1."""
 
