@@ -1,16 +1,19 @@
 """Running jobs as processes: side by side here, one after the other on all processes of torchrun, or as a SLURM array.
 
-A process of its own gives each run its own peak memory, compiled graphs and random state. submitit, for SLURM, is imported here
-alone.
+Side by side, a worker (comparison/worker.py) trains one job after another, since imports and compilation take longer than a
+short run. A job that does not end well ends its worker alone. submitit, for SLURM, is imported here alone.
 """
 
+import json
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +27,7 @@ from data.files import append
 from runtime.signals import StopSignals
 
 _POLL_S, _SLURM_POLL_S = 0.2, 1.0
+_SHAPES = 16  # whose compiled graphs a worker keeps: some 20 MiB each (LOG.md, 2026-11-27)
 PARENT = "COMPARE_PARENT_PID"  # environment of a job: the process whose end is its own too
 Done = Callable[[Job, int, str], None]  # job, exit code, last line that it said
 Tick = Callable[[Sequence[Job]], None]  # the jobs that are running
@@ -44,29 +48,133 @@ class Launcher(Protocol):
 
 
 def side_by_side(slots: int, logs: Path) -> Launcher:
-    """At most `slots` jobs at a time, each with its share of the devices or cores."""
+    """At most `slots` jobs at a time, each with its share of the devices or cores, in a worker that a slot keeps."""
 
     def launch(jobs: Sequence[Job], done: Done, tick: Tick) -> None:
-        waiting, running = list(jobs), dict[int, tuple[Job, subprocess.Popen[bytes]]]()
+        waiting = list(jobs)
+        running: dict[int, Job] = {}
+        workers: dict[int, Worker] = {}
         with StopSignals() as signals:
             try:
                 while waiting or running:
                     for slot in set(range(slots)) - running.keys():
+                        worker = workers.pop(slot, None)
                         if waiting:
-                            job = waiting.pop(0)
-                            running[slot] = job, start(job, logs, share(slot, slots))
+                            job = take(waiting, worker.shapes if worker else ())
+                            workers[slot] = hand_over(job, worker, logs, share(slot, slots))
+                            running[slot] = job
+                        elif worker:
+                            stop([worker])
                     time.sleep(_POLL_S)
                     if signals.received:
                         raise SweepInterruptedError(signals.received)
-                    for slot, (job, process) in list(running.items()):
-                        if process.poll() is not None:
+                    for slot, job in list(running.items()):
+                        if (code := workers[slot].poll()) is not None:
                             del running[slot]
-                            done(job, process.returncode, last_line(logs, job))
-                    tick([job for job, _ in running.values()])
+                            if workers[slot].has_ended:
+                                del workers[slot]
+                            done(job, code, last_line(logs, job))
+                    tick(list(running.values()))
             finally:
-                stop([process for _, process in running.values()])
+                stop(list(workers.values()))
 
     return launch
+
+
+def take(waiting: list[Job], shapes: Iterable[str]) -> Job:
+    """Remove and return the next job: of those with the first one's seed, one whose graphs are compiled already, if any."""
+    same_seed = [job for job in waiting if job.config.seed == waiting[0].config.seed]  # what is there early is paired
+    job = next((job for job in same_seed if job.shape in shapes), waiting[0])
+    waiting.remove(job)
+    return job
+
+
+def hand_over(job: Job, worker: "Worker | None", logs: Path, environment: dict[str, str]) -> "Worker":
+    """Give a job to the worker, or to a new one where it cannot take it; the one that has it."""
+    if worker and not worker.can_take(job):
+        stop([worker])
+        worker = None
+    worker = worker or Worker(start_worker(job, logs, environment), job)
+    worker.give(job, logs)
+    return worker
+
+
+class Worker:
+    """A process that trains one job after another, as comparison/worker.py says. It ends after a job that does not end well."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", first: Job) -> None:
+        self.shapes: set[str] = set()
+        """Of the jobs whose compiled graphs it keeps."""
+        self._process, self._settings = process, self._settings_of(first)
+        self._finished: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    @staticmethod
+    def _settings_of(job: Job) -> tuple[str, bool]:
+        return job.config.device, job.config.deterministic
+
+    def can_take(self, job: Job) -> bool:
+        """Whether its process is there, and on CUDA has read what only a new process reads again."""
+        return self._process.poll() is None and self._settings_of(job) == self._settings
+
+    def give(self, job: Job, logs: Path) -> None:
+        """Let it train a job, when it has none; what the job says goes to `logs`/<name>.log."""
+        forgets = job.shape not in self.shapes and len(self.shapes) == _SHAPES
+        self.shapes = (set() if forgets else self.shapes) | {job.shape}
+        order = {"arguments": job.arguments, "log": str(log_of(logs, job)), "forgets_graphs": forgets}
+        assert self._process.stdin is not None, "it was started with a pipe"
+        try:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return  # it has just died, and `poll` says of what
+
+    def poll(self) -> int | None:
+        """The exit code of its job once that is over: 0, or the code with which the process has ended."""
+        if self._finished.empty():
+            if self._process.poll() is None or self._listener.is_alive():
+                return None
+            if self._finished.empty():
+                return self._process.returncode
+        self._finished.get()
+        return 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process is gone."""
+        return self._process.poll() is not None
+
+    def terminate(self) -> None:
+        """SIGTERM: a job finishes its step and writes a checkpoint. Without a job it ends at once."""
+        self._process.terminate()
+        assert self._process.stdin is not None, "it was started with a pipe"
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            return  # it is gone
+
+    def wait(self) -> object:
+        """Until it has ended."""
+        return self._process.wait()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None, "it was started with a pipe"
+        for line in self._process.stdout:
+            self._finished.put(line)
+
+
+def start_worker(job: Job, logs: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    """Start a worker; what it says before its first job goes to that job's log. It ends when this process does."""
+    with append(log_of(logs, job)) as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "comparison.worker"],
+            env=os.environ | python_path() | {PARENT: str(os.getpid())} | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C reaches us alone, and we tell the jobs once
+        )
 
 
 def all_processes(logs: Path) -> Launcher:
@@ -113,7 +221,7 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start a job; what it says goes to `logs`/<name>.log. It stops, with a checkpoint, when this process ends."""
     inherited = {name: value for name, value in os.environ.items() if name not in removed}
-    with append(logs / f"{job.name}{suffix}.log") as log:
+    with append(log_of(logs, job, suffix)) as log:
         return subprocess.Popen(
             command(job.arguments),
             env=inherited | python_path() | {PARENT: str(os.getpid())} | environment,
@@ -134,7 +242,15 @@ def python_path() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(path for path in (root, os.environ.get("PYTHONPATH", "")) if path)}
 
 
-def stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+class Process(Protocol):
+    """What `stop` needs of a process."""
+
+    def terminate(self) -> None: ...
+
+    def wait(self) -> object: ...
+
+
+def stop(processes: Sequence[Process]) -> None:
     """SIGTERM: each finishes its step and writes a checkpoint. Waits for them."""
     for process in processes:
         process.terminate()
@@ -153,9 +269,14 @@ def share(slot: int, slots: int) -> dict[str, str]:
     return {"OMP_NUM_THREADS": str(max(1, cores // slots))}
 
 
+def log_of(logs: Path, job: Job, suffix: str = "") -> Path:
+    """The file of all that a job says."""
+    return logs / f"{job.name}{suffix}.log"
+
+
 def last_line(logs: Path, job: Job) -> str:
     """The last thing that a job said."""
-    path = logs / f"{job.name}.log"
+    path = log_of(logs, job)
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
@@ -220,7 +341,7 @@ def slurm_array(at_a_time: int, logs: Path, parameters: Mapping[str, Any], clust
             limits = {"slurm_array_parallelism": at_a_time} if cluster == "slurm" else {}
             executor.update_parameters(name="compare", **limits, **parameters)
             with executor.batch():
-                submitted = [executor.submit(Task(job.arguments, logs / f"{job.name}.log")) for job in jobs]
+                submitted = [executor.submit(Task(job.arguments, log_of(logs, job))) for job in jobs]
         # What submitit makes of no sbatch, of one that refuses, and of parameters that it does not know.
         except (RuntimeError, NameError, AssertionError) as error:
             told = " ".join(str(error).split())[:300] or type(error).__name__

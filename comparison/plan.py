@@ -1,8 +1,9 @@
 """The plan of a sweep: what is compared, which runs there are, what each is called, and the command line that makes it."""
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
@@ -109,6 +110,13 @@ class Job:
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.config.out_dir)
+
+    @property
+    def shape(self) -> str:
+        """All that its compiled graphs depend on: runs of one shape share them."""
+        own = asdict(self.config.gpt(self.config.vocab_size or 1)) | {"data": [self.config.data_dir, self.config.vocab_size]}
+        names = ("micro_batch_size", "global_batch_size", "device", "dtype", "compile", "deterministic")
+        return json.dumps(own | {name: getattr(self.config, name) for name in names})
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,7 @@ def main(argv: list[str]) -> int:
     """train.py's exit code for the arguments `argv`; after 0 the run's folder holds measured.json too, unless it diverged."""
     sys.argv = ["train.py", *argv]  # what run.json records: the command that makes the same run
     if PARENT in os.environ:
-        threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
+        threading.Thread(target=end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
     code = train.main(argv)
     if code == 0 and os.environ.get("RANK", "0") == "0":
         try:
@@ -304,7 +304,7 @@ def finish(folder: Path) -> None:
         measure(folder)
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Stop, with a checkpoint, when the process that started us is gone: two processes must not train one run."""
     while os.getppid() == parent:
         time.sleep(_PARENT_POLL_S)

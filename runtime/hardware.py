@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import gc
 import importlib.util
 import logging
 import math
@@ -133,6 +134,23 @@ def peak_memory_bytes(device: torch.device) -> int:
 
     unit = 1 if platform.system() == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def forget_peak_memory() -> bool:
+    """Give back what is free, and let `peak_memory_bytes` count from now on; False where the system keeps its own count."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        for index in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(index)
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)  # `retain_memory` keeps the pages of a run
+    try:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")  # Linux: the high-water mark of resident memory becomes what is resident (man 5 proc)
+    except OSError:  # another system, or a container that allows it to nobody: the answer says so
+        return False
+    return True
 
 
 def describe(device: torch.device) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,27 @@ def jobs(tmp_path: Path) -> list[Job]:
     return sweep.jobs(sweep.seeds, ())
 
 
+# A worker without PyTorch: its jobs are a script, which sees the job's arguments.
+WORKER = """
+import json, os, sys
+answers = os.fdopen(os.dup(1), "w")
+for line in sys.stdin:
+    order = json.loads(line)
+    for stream in (1, 2):
+        os.dup2(os.open(order["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT), stream)
+    sys.argv = ["script", *order["arguments"]]
+    exec(compile(open(SCRIPT).read(), SCRIPT, "exec"), {"__file__": SCRIPT, "order": order})
+    sys.stdout.flush()
+    print("done", file=answers, flush=True)
+"""
+
+
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Python code to run in place of comparison.run; it sees the job's arguments."""
-    path = tmp_path / "script.py"
-    starter = tmp_path / "starter"
-    starter.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -u {path} "$@"\n')
+    """Python code that stands for a run; what it raises ends its worker."""
+    path, worker, starter = tmp_path / "script.py", tmp_path / "worker.py", tmp_path / "starter"
+    worker.write_text(f"SCRIPT = {str(path)!r}\n{WORKER}")
+    starter.write_text(f"#!/bin/sh\nexec {sys.executable} -u {worker}\n")
     starter.chmod(0o755)
     monkeypatch.setattr(launch.sys, "executable", str(starter))
     return path
@@ -43,6 +59,67 @@ def test_each_job_is_reported_with_its_exit_code_and_last_line(tmp_path: Path, j
         "relu-seed=1337": (4, "trained relu"),
         "silu-seed=1337": (4, "trained silu"),
     }
+
+
+def test_a_worker_trains_job_after_job_and_one_that_dies_is_replaced(tmp_path: Path, jobs: list[Job], script: Path) -> None:
+    """Each job's words are in its own log, whatever became of the job before it."""
+    script.write_text(
+        "import os, signal\nprint('in process', os.getpid(), flush=True)\n"
+        "if sys.argv[3] == 'relu': os.kill(os.getpid(), signal.SIGKILL)\n".replace("import os,", "import os, sys,")
+    )
+    codes: dict[str, int] = {}
+    done = lambda job, code, said: codes.update({job.arm: code})  # noqa: E731
+    again = [replace(job, name=f"{job.name}-again") for job in jobs]
+    launch.side_by_side(1, tmp_path / "logs")([jobs[0], again[0], jobs[1], jobs[2], again[2]], done, lambda running: None)
+    assert codes == {"gelu": 0, "relu": -signal.SIGKILL, "silu": 0}
+    said = {path.stem: path.read_text() for path in (tmp_path / "logs").iterdir()}
+    assert len(said) == 5
+    assert all(text.count("in process") == 1 for text in said.values())
+    assert said["gelu-seed=1337"] == said["gelu-seed=1337-again"] == said["relu-seed=1337"]
+    assert said["silu-seed=1337"] == said["silu-seed=1337-again"] != said["gelu-seed=1337"]
+
+
+def test_a_worker_that_dies_between_two_jobs_costs_no_more_than_one(tmp_path: Path, jobs: list[Job], script: Path) -> None:
+    script.write_text("import os, threading; threading.Timer(0.05, os._exit, [3]).start()")
+    codes = []
+    launch.side_by_side(1, tmp_path / "logs")(jobs, lambda job, code, said: codes.append(code), lambda running: None)
+    assert len(codes) == len(jobs)
+    assert set(codes) <= {0, 3}
+
+
+def test_a_worker_keeps_the_graphs_of_a_bounded_number_of_shapes(
+    tmp_path: Path, jobs: list[Job], script: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And takes jobs of the same seed whose graphs it has first."""
+    monkeypatch.setattr(launch, "_SHAPES", 2)
+    script.write_text("print(order['forgets_graphs'])")
+    later = [replace(job, name=f"{job.name}-later") for job in jobs]
+    told: list[tuple[str, str]] = []
+    launch.side_by_side(1, tmp_path / "logs")(
+        [*jobs, *later], lambda job, code, said: told.append((job.name, said)), lambda running: None
+    )
+    assert told == [
+        ("gelu-seed=1337", "False"),
+        ("gelu-seed=1337-later", "False"),
+        ("relu-seed=1337", "False"),
+        ("relu-seed=1337-later", "False"),
+        ("silu-seed=1337", "True"),
+        ("silu-seed=1337-later", "False"),
+    ]
+
+
+def test_paired_runs_stay_together_whatever_is_compiled(jobs: list[Job]) -> None:
+    other = [replace(job, config=replace(job.config, seed=1338)) for job in jobs]
+    waiting = [*jobs[1:], *other]
+    assert launch.take(waiting, {jobs[0].shape}) == jobs[1]
+    assert waiting == [jobs[2], *other]
+
+
+def test_what_decides_the_graphs_is_the_shape_of_a_job(jobs: list[Job]) -> None:
+    same = {"seed": 7, "learning_rate": 1e-3, "max_steps": 7, "out_dir": "elsewhere"}
+    assert all(replace(jobs[0], config=replace(jobs[0].config, **{k: v})).shape == jobs[0].shape for k, v in same.items())
+    others = {"n_embd": 96, "micro_batch_size": 1, "dtype": "float32", "data_dir": "other", "activation": "relu"}
+    assert all(replace(jobs[0], config=replace(jobs[0].config, **{k: v})).shape != jobs[0].shape for k, v in others.items())
 
 
 def test_no_more_than_the_slots_run_at_once(tmp_path: Path, jobs: list[Job], script: Path) -> None:

@@ -287,5 +287,5 @@ def test_bad_input_is_train_pys_exit_code(small: Config, monkeypatch: pytest.Mon
 def test_an_orphan_tells_itself_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(run.os, "kill", lambda pid, number: sent.append((pid, number)))
-    run._end_with(parent=-1)  # nobody's
+    run.end_with(parent=-1)  # nobody's
     assert sent == [(os.getpid(), signal.SIGTERM)]

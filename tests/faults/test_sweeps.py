@@ -5,15 +5,14 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from comparison import launch, plots
-from comparison import run as job
+from comparison import launch, plots, worker
 from comparison.plan import Job
 from config.schema import Config
 from runtime.signals import STOP_SIGNALS
@@ -109,12 +108,12 @@ def told(out: Path) -> list[Any]:
 
 @dataclass(frozen=True)
 class ForkJobs:
-    """compare.py's jobs become forks of its process, which has imported all they need; and nothing is drawn."""
+    """compare.py's workers become forks of its process, which has imported all they need; and nothing is drawn."""
 
     fault: ReplaceFails | None
 
     def __call__(self) -> None:
-        launch.start = Forked  # type: ignore[assignment]
+        launch.start_worker = Forked  # type: ignore[assignment]
         plots.figures = lambda summary: {}
         if self.fault:
             self.fault()
@@ -123,14 +122,15 @@ class ForkJobs:
 class Forked:
     """What launch.py needs of a subprocess.Popen."""
 
-    def __init__(
-        self, run: Job, logs: Path, environment: Mapping[str, str], removed: Sequence[str] = (), suffix: str = ""
-    ) -> None:
+    def __init__(self, run: Job, logs: Path, environment: Mapping[str, str]) -> None:
         logs.mkdir(parents=True, exist_ok=True)
         self.returncode: int | None = None
-        parent = os.getpid()
+        parent, (orders, mine), (theirs, answers) = os.getpid(), os.pipe(), os.pipe()
         self.pid = os.fork()
         if self.pid:
+            os.close(orders)
+            os.close(answers)
+            self.stdin, self.stdout = os.fdopen(mine, "wb"), os.fdopen(theirs, "rb")
             return
         code = 1
         try:
@@ -138,10 +138,12 @@ class Forked:
             for number in STOP_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             log = os.open(logs / f"{run.name}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
+            for stream, there in ((0, orders), (1, answers), (2, log)):
+                os.dup2(there, stream)
+            os.close(mine)
+            os.close(theirs)
             os.environ.update({**environment, launch.PARENT: str(parent)})
-            code = job.main(list(run.arguments))
+            code = worker.main()
         finally:
             os._exit(code)
 
