@@ -169,7 +169,9 @@ class Config:
     keep_checkpoints: int = setting(1, resume="free", compare="free")
     """How many of the newest checkpoints stay on disk; the best always does."""
 
-    # Optimizer: AdamW, linear warm-up, cosine decay
+    # Optimizer: linear warm-up, cosine decay
+    optimizer: Literal["adamw", "muon"] = setting("adamw", resume="fixed", compare="same")
+    """adamw; muon for the weights of the linear layers, at the same learning rate, with AdamW for all others."""
     learning_rate: float = setting(resume="fixed", compare="same")
     """Peak learning rate."""
     min_lr: float = setting(resume="fixed", compare="same")

@@ -1,6 +1,12 @@
-"""AdamW and its schedule, as nanoGPT trains GPT-2, with the activation's own parameter group."""
+"""The optimizers and their schedule: AdamW as nanoGPT trains GPT-2, or Muon for the hidden matrices; coefficients apart.
+
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) steps along the orthogonalised momentum of a matrix. Its update
+has the RMS 1 / sqrt(max(rows, columns)), AdamW's about 0.2. So the step is made 0.2 sqrt(max(rows, columns)) times as long (Liu
+et al. 2025, arXiv 2502.16982, section 2.2, equation 4): then one learning rate and one weight decay serve both.
+"""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,13 +14,65 @@ from torch import nn
 import activations
 from config.schema import Config
 
+MOMENTUM = 0.95  # Muon's, and Nesterov's form of it: what both sources use
+_NEEDED = "2.9"  # the first PyTorch with torch.optim.Muon
 
-def adamw(model: nn.Module, config: Config, device: torch.device) -> torch.optim.AdamW:
-    """Fused AdamW over `activations.parameter_groups`: decay on matrices and embeddings alone, coefficients apart."""
+
+def check(config: Config) -> None:
+    """Raises ValueError where this PyTorch does not have the optimizer."""
+    if config.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+        raise ValueError(
+            f"optimizer 'muon' needs PyTorch {_NEEDED} or later, this is {torch.__version__}; type --optimizer adamw, or "
+            f"pip install 'torch>={_NEEDED}'"
+        )
+
+
+def optimizer(model: nn.Module, config: Config, device: torch.device) -> torch.optim.Optimizer:
+    """The optimizer that `config` names, over `activations.parameter_groups`: decay on matrices and embeddings alone.
+
+    "muon": the weights of all linear layers go to Muon (the head is the token table, and no layer). Embeddings, norms, biases
+    and coefficients stay with AdamW. A table of coefficients per channel does so too, although it has two dimensions: the
+    modules decide, not the shape. c_attn, which holds queries, keys and values, is one matrix to Muon.
+    """
     groups = activations.parameter_groups(model, config.learning_rate, config.weight_decay, config.activation_lr_scale)
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=device.type in ("cpu", "cuda")
+    betas, fused = (config.beta1, config.beta2), device.type in ("cpu", "cuda")
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=fused)
+    hidden = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Linear)}
+    others, matrices = list[dict[str, Any]](), list[dict[str, Any]]()
+    for group in groups:
+        for is_hidden, found in ((False, others), (True, matrices)):
+            if members := [parameter for parameter in group["params"] if (id(parameter) in hidden) == is_hidden]:
+                found.append(group | {"params": members} | ({"name": "matrices"} if is_hidden else {}))
+    return Together(
+        torch.optim.AdamW(others, lr=config.learning_rate, betas=betas, fused=fused),
+        torch.optim.Muon(matrices, lr=config.learning_rate, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"),
     )
+
+
+class Together(torch.optim.Optimizer):
+    """Two optimizers as one: the groups of the first, then of the second, and one state.
+
+    So a gradient scaler skips the step of both or of none, and a checkpoint holds them in one table.
+    """
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._parts = [(part, len(part.param_groups)) for part in parts]
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of each."""
+        assert closure is None, "a closure would be evaluated twice"
+        start = 0
+        for part, count in self._parts:  # load_state_dict puts new groups and a new state here
+            part.param_groups, part.state = self.param_groups[start : start + count], self.state
+            part.step()
+            start += count
+
+
+def remembers(group: dict[str, Any]) -> tuple[str, ...]:
+    """The tensors that an optimizer keeps for each parameter of one of its groups, each of the parameter's shape and type."""
+    return ("momentum_buffer",) if "ns_steps" in group else ("exp_avg", "exp_avg_sq")
 
 
 def learning_rate(step: int, config: Config) -> float:

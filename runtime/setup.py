@@ -46,6 +46,7 @@ def set_up(config: Config) -> Run:
         with processes.alike() as same:
             set_determinism(config.deterministic)
             check_batch(config, processes)
+            optim.check(config)
             if config.tensorboard and processes.is_main:
                 tensorboard.check()
             dataset = open_dataset(config, check_tokens=False)
@@ -90,7 +91,7 @@ def set_up(config: Config) -> Run:
             gpt=gpt,
             compiled=compiled,
             model=exchange_gradients(compiled, processes),
-            optimizer=optim.adamw(gpt, config, processes.device),
+            optimizer=optim.optimizer(gpt, config, processes.device),
             scaler=torch.amp.GradScaler(processes.device.type, enabled=dtype == torch.float16),
             dataset=dataset,
             batches=batches,

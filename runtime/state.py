@@ -1,7 +1,8 @@
 """A checkpoint's state.pt, checked against the model and the config before any of it is loaded.
 
 The file may be anybody's. The fused AdamW kernel trusts the shapes and strides of its moments, and writes beyond them where
-they are wrong. Options of the optimizer's groups come from the config alone, never from the file.
+they are wrong. What is kept for a parameter is said by its optimizer (`optim.remembers`). Options of the groups come from the
+config alone, never from the file.
 """
 
 import dataclasses
@@ -12,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runtime.optim import remembers
 from runtime.progress import Progress
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 _LARGEST_SCALE = 2.0**127  # of a gradient scaler, in float32
 
 
@@ -36,14 +37,14 @@ def read_progress(saved: Any, step: int | None) -> Progress:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, updates: range) -> None:
-    """Load the moments of a state.pt into a fresh AdamW; how many updates they have seen is in `updates`.
+    """Load the moments of a state.pt into a fresh optimizer; how many updates they have seen is in `updates`.
 
-    Every parameter that is trained has a float32 `step` and two finite, contiguous moments of its own shape and type; before
-    the first update no parameter has any. The tensors are copied: those of a file may share memory. Raises ValueError that
-    names the first parameter that does not fit.
+    Every parameter that is trained has finite, contiguous moments of its own shape and type: AdamW's two and a float32 `step`,
+    or Muon's one; before the first update no parameter has any. The tensors are copied: those of a file may share memory.
+    Raises ValueError that names the first parameter that does not fit.
     """
     own = optimizer.state_dict()["param_groups"]
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = [(parameter, remembers(group)) for group in optimizer.param_groups for parameter in group["params"]]
     if (
         not isinstance(saved, dict)
         or not isinstance(saved.get("state"), dict)
@@ -54,12 +55,13 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, updates: range)
     if groups != [group["params"] for group in own]:
         raise ValueError("its optimizer's groups are not those of this model")
     state = saved["state"]
-    trained = {index for index, parameter in enumerate(parameters) if parameter.requires_grad}
+    trained = {index for index, (parameter, _) in enumerate(parameters) if parameter.requires_grad}
     if state.keys() != trained and not (0 in updates and not state):
         raise ValueError(f"its optimizer holds moments of {len(state)} parameters, the model trains {len(trained)}")
     if any(type(index) is not int for index in state):
         raise ValueError("its optimizer numbers parameters by something else than integers")
-    seen = {_check_moments(index, state[index], parameters[index]) for index in state}
+    counts = [_check_moments(index, state[index], *parameters[index]) for index in state]
+    seen = {count for count in counts if count is not None}
     if len(seen) > 1 or not seen <= set(updates):
         raise ValueError(f"its optimizer has made {sorted(seen)} updates, the run {updates.start} to {updates.stop - 1}")
     copies = {index: {name: tensor.clone() for name, tensor in entry.items()} for index, entry in state.items()}
@@ -84,10 +86,14 @@ def load_scaler(scaler: torch.amp.GradScaler, saved: Any) -> None:
     scaler.load_state_dict(own | {"scale": scale, "_growth_tracker": tracker})
 
 
-def _check_moments(index: int, entry: Any, parameter: Tensor) -> int:
-    """How many updates a parameter's entry has seen. Raises ValueError where the entry does not fit the parameter."""
-    if not isinstance(entry, dict) or entry.keys() != {"step", *_MOMENTS}:
-        raise ValueError(f"its optimizer's entry {index} has not the fields step, {', '.join(_MOMENTS)}")
+def _check_moments(index: int, entry: Any, parameter: Tensor, moments: tuple[str, ...]) -> int | None:
+    """How many updates a parameter's entry has seen; None where it does not count them, as Muon's.
+
+    Raises ValueError where the entry does not fit the parameter.
+    """
+    fields = ("step", *moments) if "exp_avg" in moments else moments
+    if not isinstance(entry, dict) or entry.keys() != {*fields}:
+        raise ValueError(f"its optimizer's entry {index} has not the fields {', '.join(fields)}")
     if wrong := [name for name, value in entry.items() if type(value) is not Tensor]:
         raise ValueError(f"{wrong[0]} of parameter {index} is no tensor")
     for name, tensor in entry.items():
@@ -100,8 +106,10 @@ def _check_moments(index: int, entry: Any, parameter: Tensor) -> int:
         if not tensor.is_contiguous():
             raise ValueError(f"{name} of parameter {index} is not contiguous")
     # A squared gradient may overflow without clipping; the update is then zero, and the run goes on.
-    if not entry["exp_avg"].isfinite().all() or not (entry["exp_avg_sq"] >= 0).all():
+    if not entry[moments[0]].isfinite().all() or not all((entry[name] >= 0).all() for name in moments[1:]):
         raise ValueError(f"the moments of parameter {index} are not finite, or a square is negative")
+    if "step" not in fields:
+        return None
     step = float(entry["step"])
     if not step.is_integer():
         raise ValueError(f"step of parameter {index} is {step}")

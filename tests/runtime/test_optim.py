@@ -1,15 +1,19 @@
 """The schedule and the groups are nanoGPT's, but for the activation's own."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.schema import Config
 from config.tiny import config as tiny
 from model import GPT
-from runtime.optim import adamw, learning_rate, set_learning_rate
+from runtime.optim import learning_rate, set_learning_rate
+from runtime.optim import optimizer as make_optimizer
+from runtime.setup import set_up
 
 
 @given(st.integers(0, 2000), st.integers(0, 300), st.integers(1, 1500))
@@ -39,7 +43,7 @@ def test_decay_is_on_matrices_and_embeddings_alone(activation: str) -> None:
     config = dataclasses.replace(tiny, activation=activation, activation_lr_scale=0.5)
     model = GPT(config.gpt(257))
     names = {id(p): name for name, p in model.named_parameters()}
-    optimizer = adamw(model, config, torch.device("cpu"))
+    optimizer = make_optimizer(model, config, torch.device("cpu"))
     set_learning_rate(optimizer, 1e-3)
     seen = []
     for group in optimizer.param_groups:
@@ -52,11 +56,74 @@ def test_decay_is_on_matrices_and_embeddings_alone(activation: str) -> None:
     assert sorted(seen) == sorted(names.values())
 
 
+@pytest.mark.parametrize("activation", ["gelu", "hermite:degree=3,per=channel", "tpgu", "rational"])
+@pytest.mark.parametrize("mlp", ["plain", "gated"])
+def test_muon_has_the_weights_of_the_linear_layers_and_nothing_else(activation: str, mlp: str) -> None:
+    """By module: a table of coefficients per channel has two dimensions, and is AdamW's; so are embeddings and the head."""
+    config = dataclasses.replace(tiny, activation=activation, mlp=mlp, optimizer="muon", activation_lr_scale=0.5, bias=True)
+    model = GPT(config.gpt(257))
+    optimizer = make_optimizer(model, config, torch.device("cpu"))
+    names = {id(p): name for name, p in model.named_parameters()}
+    listed = [(names[id(p)], group) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(name for name, _ in listed) == sorted(names.values())
+    muons = [name for name, group in listed if "ns_steps" in group]
+    layers = {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"} | ({"mlp.c_gate"} if mlp == "gated" else set())
+    assert sorted(muons) == sorted(f"transformer.h.{i}.{name}.weight" for i in range(config.n_layer) for name in layers)
+    set_learning_rate(optimizer, 1e-3)
+    for name, group in listed:
+        assert group["lr"] == (0.5e-3 if ".act." in name else 1e-3)
+        decayed = name in muons or name.endswith(("wte.weight", "wpe.weight"))
+        assert group["weight_decay"] == (config.weight_decay if decayed else 0.0), name
+        assert (group["name"], group.get("adjust_lr_fn")) == ("matrices", "match_rms_adamw") or name not in muons
+
+
+def test_steps_of_muon_are_the_written_out_rule_and_adamw_s_are_its_own() -> None:
+    """Nesterov momentum, five quintic iterations in bfloat16, and an update whose RMS is AdamW's 0.2, whatever the shape."""
+    config = dataclasses.replace(tiny, optimizer="muon", n_layer=1, n_head=2, n_embd=64, bias=True)
+    model, twin = GPT(config.gpt(257)), GPT(config.gpt(257))
+    both = make_optimizer(model, config, torch.device("cpu"))
+    alone = make_optimizer(twin, dataclasses.replace(config, optimizer="adamw"), torch.device("cpu"))
+    set_learning_rate(both, 1e-2)
+    set_learning_rate(alone, 1e-2)
+    generator = torch.Generator().manual_seed(0)
+    momenta = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for _ in range(3):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
+            momenta[name] = 0.95 * momenta[name] + 0.05 * p.grad
+        both.step()
+        alone.step()
+        for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
+            if "c_" not in name or name.endswith("bias"):
+                assert torch.equal(p, q), name
+                continue
+            assert p.grad is not None
+            x = (0.05 * p.grad + 0.95 * momenta[name]).double()
+            x /= x.norm()
+            for _ in range(5):
+                square = x @ x.T
+                x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+            step = (before[name] * (1 - 1e-2 * config.weight_decay) - p.detach()) / 1e-2
+            assert (step - 0.2 * max(p.shape) ** 0.5 * x).norm() < 0.02 * step.norm(), name
+            assert float(step.square().mean().sqrt()) == pytest.approx(0.2, rel=0.25), name
+
+
+def test_a_pytorch_without_muon_is_named(small: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(
+        ValueError, match=r"optimizer 'muon' needs PyTorch 2\.9 or later, this is 2\..*; type --optimizer adamw, or"
+    ):
+        set_up(dataclasses.replace(small, optimizer="muon"))
+    assert not Path(small.out_dir).exists()
+
+
 def test_one_step_is_the_written_out_adamw() -> None:
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
     before, grad = model.weight.detach().clone(), torch.randn(2, 3)
-    optimizer = adamw(model, tiny, torch.device("cpu"))
+    optimizer = make_optimizer(model, tiny, torch.device("cpu"))
     set_learning_rate(optimizer, 1e-2)
     model.weight.grad, model.bias.grad = grad.clone(), torch.zeros(2)
     optimizer.step()
@@ -64,3 +131,21 @@ def test_one_step_is_the_written_out_adamw() -> None:
     update = (m / (1 - tiny.beta1)) / (torch.sqrt(v / (1 - tiny.beta2)) + 1e-8)
     expected = before * (1 - 1e-2 * tiny.weight_decay) - 1e-2 * update
     assert torch.allclose(model.weight, expected, atol=1e-7)
+
+
+def test_a_gradient_scaler_skips_the_step_of_both() -> None:
+    config = dataclasses.replace(tiny, optimizer="muon", n_layer=1, n_head=2, n_embd=64)
+    model = GPT(config.gpt(257))
+    optimizer, scaler = make_optimizer(model, config, torch.device("cpu")), torch.amp.GradScaler("cpu")
+    ids = torch.arange(20)[None]
+    for overflow in (False, True):
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        scaler.scale(model(ids, ids)).backward()
+        if overflow:
+            model.transformer.ln_f.weight.grad[0] = torch.inf
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+        assert moved == (set() if overflow else before.keys())

@@ -33,6 +33,13 @@ def fresh(small: Config) -> Iterator[Run]:
         yield run
 
 
+@pytest.fixture(scope="module")
+def muon_trained(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a run with Muon."""
+    config = small_config(data_dir, tmp_path_factory.mktemp("muon") / "run")
+    return Path(train_here(config, max_steps=4, lr_decay_steps=12, optimizer="muon").out_dir) / "checkpoints" / "step_00000004"
+
+
 def moment(state: State, name: str = "exp_avg", index: int = 1) -> torch.Tensor:
     tensor: torch.Tensor = state["optimizer"]["state"][index][name]
     return tensor
@@ -122,6 +129,64 @@ def test_what_no_run_wrote_is_refused_before_the_optimizer_sees_it(
         restore(fresh, folder)
     assert not fresh.optimizer.state
     assert fresh.progress == Progress()
+
+
+def matrix(name: str, make: Callable[[torch.Tensor], object]) -> Callable[[State], object]:
+    """Change the entry of the last parameter, a matrix of Muon's."""
+    return lambda state: put(name, make, index=max(state["optimizer"]["state"]))(state)
+
+
+def as_adamw(state: State) -> None:
+    """AdamW's moments where Muon keeps its own."""
+    last = max(state["optimizer"]["state"])
+    buffer = state["optimizer"]["state"][last]["momentum_buffer"]
+    state["optimizer"]["state"][last] = {"step": torch.tensor(4.0), "exp_avg": buffer, "exp_avg_sq": buffer.square()}
+
+
+HOSTILE_OF_MUON: dict[str, tuple[Callable[[State], object], str]] = {
+    "momentum of another shape": (matrix("momentum_buffer", lambda t: t.t().contiguous()), "momentum_buffer of parameter"),
+    "momentum in bfloat16": (matrix("momentum_buffer", lambda t: t.bfloat16()), "bfloat16, not"),
+    "momentum of stride 0": (matrix("momentum_buffer", lambda t: torch.ones(1).expand(t.shape)), "not contiguous"),
+    "momentum that is NaN": (matrix("momentum_buffer", nan), "not finite"),
+    "momentum that is a list": (matrix("momentum_buffer", lambda t: t.tolist()), "is no tensor"),
+    "moments of AdamW": (as_adamw, "has not the fields momentum_buffer"),
+    "no momentum": (
+        lambda s: s["optimizer"]["state"][max(s["optimizer"]["state"])].clear(),
+        "has not the fields momentum_buffer",
+    ),
+    "another step": (
+        lambda s: [e.update(step=torch.tensor(9.0)) for e in s["optimizer"]["state"].values() if "step" in e],
+        r"made \[9\] updates",
+    ),
+    "no group of matrices": (lambda s: s["optimizer"]["param_groups"].pop(), "not those of this model"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_OF_MUON)
+def test_a_hostile_state_of_muon_is_refused(muon_trained: Path, small: Config, tmp_path: Path, name: str) -> None:
+    change, told = HOSTILE_OF_MUON[name]
+    run = set_up(dataclasses.replace(small, optimizer="muon"))
+    with run.resources:
+        state = checkpoint.load_state(muon_trained)
+        change(state)
+        folder = tmp_path / "step_00000004"
+        folder.mkdir()
+        torch.save(state, folder / "state.pt")
+        with pytest.raises(ValueError, match=rf"(?s)state\.pt does not fit this run \(.*{told}"):
+            restore(run, folder)
+        assert not run.optimizer.state
+        assert run.progress == Progress()
+
+
+def test_one_optimizer_s_state_is_not_the_other_s(trained: Path, muon_trained: Path, small: Config) -> None:
+    for folder, optimizer in ((trained, "muon"), (muon_trained, "adamw")):
+        run = set_up(dataclasses.replace(small, optimizer=optimizer))
+        with run.resources, pytest.raises(ValueError, match="not those of this model"):
+            restore(run, folder)
+    with pytest.raises(
+        ValueError, match=r"cannot resume .*: optimizer was 'muon' and is 'adamw'; to go on type --optimizer muon"
+    ):
+        set_up(dataclasses.replace(small, out_dir=str(muon_trained.parent.parent), lr_decay_steps=12))
 
 
 def test_the_groups_options_are_the_config_s(trained: Path, fresh: Run, tmp_path: Path) -> None:
