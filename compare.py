@@ -13,7 +13,6 @@ compare.py CONFIG.py --help, compare.py report --help and so on list the options
 
 import argparse
 import logging
-import math
 import os
 import shlex
 import sys
@@ -31,6 +30,8 @@ from config.command_line import Once, Parser, overrides, whole
 from config.schema import field_types
 from data import files
 from data.lock import locked
+from evaluation.documents import measure
+from evaluation.subject import load
 from runtime import checkpoint
 from runtime.dataset import open_dataset
 
@@ -108,9 +109,9 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     add("--lr", action="store_true", help="learning rates differ: each activation at its best")
     add("--out_dir", **folder, help="where the report goes (DIR where there is one, else runs/report)")
 
-    summary = "loss of checkpoints on any prepared validation set, zero-shot"
+    summary = "loss of checkpoints on any prepared validation set, zero-shot (evaluate.py does this, and more)"
     add = subcommand("eval", evaluate, "eval RUN... [options]", summary).add_argument
-    add("runs", nargs="+", metavar="RUN", help="folders of runs")
+    add("runs", nargs="+", metavar="RUN", help="folders of runs, of export.py, or of GPT-2")
     add("--data_dir", **folder, help="the prepared data (each run's own)")
     add("--checkpoint", **weights)
 
@@ -232,12 +233,14 @@ def write_report(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     """`eval RUN...`: the checkpoints' loss on a validation set."""
     lines = []
-    for folder in options.runs:
-        model, config = checkpoint.load_model(folder, options.checkpoint)
-        documents = record.by_document(model, config, options.data_dir or Path(config.data_dir))
-        loss, bits = record.part_of(documents)
-        numbers = (f"{sum(documents['targets']):,.0f}", f"{loss:.4f}", f"{math.exp(loss):.3f}", f"{bits:.4f}" if bits else "-")
-        lines.append((folder, config.activation, *numbers))
+    for name in options.runs:
+        subject = load(name, options.checkpoint)
+        if options.data_dir is None and subject.checkpoint is None:
+            raise ValueError(f"{name} is no run and has no data of its own; give --data_dir DIR")
+        loss = measure(subject.model, subject.config, options.data_dir or Path(subject.config.data_dir))
+        bits = f"{loss.bits_per_byte:.4f}" if loss.bits_per_byte else "-"
+        numbers = (f"{loss.targets:,}", f"{loss.nats:.4f}", f"{loss.perplexity:.3f}", bits)
+        lines.append((name, subject.config.activation, *numbers))
     print(markdown([Table(("run", "activation", "targets", "loss", "perplexity", "bits per byte"), tuple(lines))]), end="")
     return 0
 

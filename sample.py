@@ -19,16 +19,13 @@ from typing import Any
 import torch
 
 from config.command_line import Parser
-from data import tokenizer
 from data.tokenizer import Tokenizer
+from evaluation.subject import load as load_subject
 from model import GPT
-from pretrained.folder import locate
-from pretrained.tokenizers import recognize
-from runtime import checkpoint, memory
+from runtime import memory
 from runtime.hardware import pick_device, pick_dtype, why_not_compile
 
 NANOGPT = ("--out_dir", "--init_from", "--start")
-PADDING = 127  # the most that padding to a multiple of 128 adds to a vocabulary
 SILENCE_S = 1.0  # how long a pipe may say nothing before it is taken for no prompt
 SEPARATOR = "\n" + "-" * 80 + "\n"
 
@@ -74,29 +71,9 @@ def _run(argv: list[str]) -> None:
 
 
 def load(run: str, which: str, tokenizer_name: str) -> tuple[GPT, Tokenizer]:
-    """Model and tokenizer of a run's folder, a checkpoint's, a GPT-2 folder or a hub name. Raises ValueError.
-
-    A model may have a few ids more than its tokenizer (nanoGPT pads to 50304): those are never sampled.
-    """
-    folder = Path(run)
-    if (folder / "checkpoints").is_dir() or (folder / "state.pt").is_file():
-        gpt, config = checkpoint.load_model(folder, which)
-        found = checkpoint.find(folder, which)
-        places = (found, folder, folder.parent.parent, config.data_dir)  # a checkpoint lies two folders below its run
-        words = tokenizer.load(tokenizer_name or config.tokenizer, *places)
-    elif folder.is_dir() and not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{run!r} is neither a run nor a GPT-2 folder; give one such as runs/tiny_hermite (make train makes it)"
-        )
-    else:
-        folder = locate(run)
-        gpt = GPT.from_pretrained(folder).eval()
-        words = tokenizer.load(tokenizer_name or recognize(folder, gpt.config.vocab_size))
-    if not 0 <= gpt.config.vocab_size - words.vocab_size <= PADDING:
-        raise ValueError(
-            f"tokenizer {words.name!r} has {words.vocab_size} ids, the model {gpt.config.vocab_size}; "
-            f"name the right one: --tokenizer gpt2, bytes or PATH/{tokenizer.FILE}"
-        )
+    """Model and tokenizer of what `evaluation.subject.load` takes; ids that the tokenizer lacks are never sampled."""
+    subject = load_subject(run, which, tokenizer_name)
+    gpt, words = subject.model, subject.words(tokenizer_name)
     gpt.config = dataclasses.replace(gpt.config, vocab_size=words.vocab_size)
     return gpt, words
 

@@ -8,7 +8,6 @@ weights (`measure`).
 import copy
 import json
 import logging
-import math
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -26,12 +25,10 @@ from config.schema import Config
 from data import shards
 from data.batches import EVERYTHING, FROM_START, EvaluationWindows
 from data.files import write_json
+from evaluation.documents import Columns, by_document, part_of
 from model import GPT, MLP
 from runtime import checkpoint
 from runtime import log as metrics
-from runtime.dataset import byte_lengths
-from runtime.evaluate import target_nats
-from runtime.hardware import pick_device, pick_dtype
 
 log = logging.getLogger("compare")
 
@@ -138,14 +135,6 @@ class Record:
     def tokens_curve(self) -> np.ndarray:
         """Training tokens seen at each evaluation."""
         return np.array(self.evaluations["step"]) * self.tokens_per_step
-
-
-def part_of(documents: dict[str, list[float]]) -> tuple[float, float | None]:
-    """(loss, bits per byte) of these columns. Raises ValueError where there is nothing in them."""
-    nats, targets, size = (math.fsum(documents[name]) for name in ("nats", "targets", "bytes"))
-    if not targets:
-        raise ValueError("too little validation text to hold some of it out; prepare a larger validation set")
-    return nats / targets, nats / math.log(2) / size if size else None
 
 
 def unfinished(folder: Path) -> str:
@@ -336,8 +325,6 @@ _STEPS_BETWEEN = 3  # shapes between the first step and the last
 _POINTS = 61  # of a shape
 _REACH = 3.0  # a shape is drawn up to so many standard deviations of the inputs
 
-Columns = dict[str, list[float]]
-
 
 def measure(folder: Path) -> None:
     """Write measured.json into the folder of a finished run: `documents` and `shapes` of a `Record`, at which step, of which
@@ -384,49 +371,6 @@ def read_measured(folder: Path) -> Record:
         else:
             log.info("%s: weights or data are gone, so it has no losses by document and no shapes", folder)
     return read(folder)
-
-
-def by_document(model: GPT, config: Config, data_dir: Path, max_targets: int = 0) -> Columns:
-    """Columns nats, targets, bytes: sums over each validation document of `data_dir`, every target of the set once.
-
-    Columns selecting_nats and so on: those of every other window alone, by which a learning rate is chosen.
-
-    The document of a target is the one that it lies in; shards without meta.json have none known, there each window counts
-    as one. `max_targets` 0: as many as the run evaluates on its own data. Raises ValueError where the tokenizers differ.
-    """
-    meta = shards.read_meta(data_dir)
-    if meta and meta.tokenizer != config.tokenizer:
-        raise ValueError(
-            f"{data_dir} was written with tokenizer {meta.tokenizer!r}, the model reads {config.tokenizer!r}; prepare it again"
-        )
-    if not data_dir.is_dir():
-        raise ValueError(f"data_dir {str(data_dir)!r} does not exist; python -m data.prepare makes one")
-    tokens = shards.open_split(data_dir, "val")
-    tokens.check_vocabulary(config.vocab_size)
-    own = data_dir.resolve() == Path(config.data_dir).resolve()
-    windows = EvaluationWindows(tokens, config.block_size, max_targets or (config.eval_tokens if own else 0))
-    starts = np.array(meta.val_document_offsets) if meta and meta.val_document_offsets else windows.starts + 1
-    device = pick_device(config.device, 0)
-    lengths = byte_lengths(config.tokenizer, data_dir, config.data_dir, config.out_dir)
-    if lengths is None:
-        lengths = np.zeros(config.vocab_size, np.int64)
-    sums = np.zeros((3, 2, len(starts)))  # (nats, targets or bytes; windows that select or report; documents)
-    model.to(device)
-    every, size = np.arange(len(windows)), config.micro_batch_size
-    batches = target_nats(model, windows, every, size, device, pick_dtype(config.dtype, device))
-    for indices, (targets, nats) in zip(np.split(every, every[size::size]), batches, strict=True):
-        valid = targets >= 0
-        positions = (windows.starts[indices, None] + 1 + np.arange(windows.block_size))[valid]
-        halves = np.broadcast_to(indices[:, None] % 2, valid.shape)[valid]
-        places = halves * len(starts) + np.searchsorted(starts, positions, side="right") - 1
-        for row, values in enumerate((nats[valid], np.ones(len(places)), lengths[targets[valid]])):
-            sums[row] += np.bincount(places, values.astype(np.float64), 2 * len(starts)).reshape(2, -1)
-    assert sums[1].sum() == windows.num_targets, f"evaluated {sums[1].sum()} of {windows.num_targets} targets"
-    sums = sums[..., sums[1].sum(axis=0) > 0]  # with eval_tokens some documents have no target
-    found: Columns = {}
-    for name, values in zip(("nats", "targets", "bytes"), sums, strict=True):
-        found |= {name: values.sum(axis=0).tolist(), f"selecting_{name}": values[0].tolist()}
-    return found
 
 
 def shapes(model: GPT, config: Config, rows: list[dict[str, Any]]) -> dict[str, Columns]:

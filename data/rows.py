@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,10 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 BLOCK = 1 << 20
 _BETWEEN = re.compile(r"[\s,]*")
 
-Rows = Callable[[], Iterator[tuple[str, dict[str, Any]]]]  # where the row is ("line 3"), and its fields
-
 
 def open_rows(path: Path, asked: str = "") -> Part:
     """The documents of a .json, .jsonl, .ndjson, .csv or .tsv file. Every row is read once here: a bad one shows now."""
-    suffix = inner_suffix(path)
-    if suffix in (".csv", ".tsv"):
-        rows: Rows = lambda: _csv_rows(path, "\t" if suffix == ".tsv" else ",")  # noqa: E731
-    elif suffix == ".json" and _is_array(path):
-        rows = lambda: _array_rows(path)  # noqa: E731
-    else:
-        rows = lambda: _line_rows(path)  # noqa: E731
+    rows = partial(objects, path)
     field = ""
     for _, first in rows():
         texts = [name for name, value in first.items() if isinstance(value, str)]
@@ -40,6 +33,14 @@ def open_rows(path: Path, asked: str = "") -> Part:
                 yield _text(path, where, row.get(field), field)
 
     return Part(sum(1 for _ in read(0)), read, field)
+
+
+def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of such a file: where each is ("line 3"), and its fields. Raises ValueError at the first bad one."""
+    suffix = inner_suffix(path)
+    if suffix in (".csv", ".tsv"):
+        return _csv_rows(path, "\t" if suffix == ".tsv" else ",")
+    return _array_rows(path) if suffix == ".json" and _is_array(path) else _line_rows(path)
 
 
 def _text(path: Path, where: str, value: Any, field: str) -> str | None:

@@ -32,7 +32,7 @@ from model import GPT
 FILES = ("model.safetensors", "state.pt", "config.json")
 SUMS = "SHA256SUMS"
 
-_WRITTEN = ("checkpoints", "metrics.jsonl", "config.json", "run.json", ".lock", "wandb", "tensorboard")
+_WRITTEN = ("checkpoints", "metrics.jsonl", "config.json", "run.json", ".lock", "wandb", "tensorboard", "evaluation")
 _NAME = re.compile(r"step_(\d{8,})")
 _SUMS_BYTES = 1 << 12
 

@@ -19,10 +19,12 @@ MAY_IMPORT = {
     "model": {"activations", "config", "decoding", "pretrained.folder"},
     "runtime": {"activations", "config", "data", "model"},
     "train": {"activations", "config", "data", "model", "runtime"},
-    "sample": {"activations", "config", "data", "model", "pretrained", "runtime"},
+    "evaluation": {"activations", "config", "data", "decoding", "model", "pretrained", "runtime"},
+    "sample": {"activations", "config", "data", "evaluation", "model", "runtime"},
     "export": {"activations", "config", "data", "model", "pretrained", "runtime"},
-    "comparison": {"activations", "config", "data", "model", "runtime", "train"},
-    "compare": {"activations", "comparison", "config", "data", "model", "runtime", "train"},
+    "comparison": {"activations", "config", "data", "evaluation", "model", "runtime", "train"},
+    "compare": {"activations", "comparison", "config", "data", "evaluation", "model", "runtime", "train"},
+    "evaluate": {"comparison.report", "config", "data", "evaluation", "runtime"},
     "examples": {"activations"},
     "bench": {"activations", "bench", "config", "data", "decoding", "model", "runtime", "train", "sample"},
 }
@@ -38,6 +40,7 @@ MISSING_ELSEWHERE = {
     "tokenizers",
     "submitit",
     "transformers",
+    "lm_eval",
     "torchortho",
     "triton",
 }
@@ -75,7 +78,7 @@ def test_imports_go_downward_alone() -> None:
 
 def test_what_other_machines_lack_is_imported_where_it_is_used() -> None:
     for path in SOURCES:
-        if not path.startswith(("bench/", "examples/", "pretrained/modeling_")):
+        if not path.startswith(("bench/", "examples/", "pretrained/modeling_", "evaluation/harness")):
             tops = {name.split(".")[0] for name in imports(path, everywhere=False)}
             assert not tops & MISSING_ELSEWHERE, f"{path} imports {tops & MISSING_ELSEWHERE} at its top"
 

@@ -11,18 +11,17 @@ import torch
 
 from comparison.record import (
     Record,
-    by_document,
     from_json,
     is_finished,
     is_measured,
     measure,
-    part_of,
     read,
     read_measured,
     to_json,
 )
 from config.schema import Config
 from data import shards
+from evaluation.documents import by_document, part_of
 from runtime import checkpoint
 from tests.runs import rows, train_here
 
