@@ -24,8 +24,8 @@ from typing import Any
 
 from activations import plot, registry
 from comparison import depth, launch, record, report, results, run
+from comparison.document import Table, markdown
 from comparison.plan import Job, Sweep, learning_rates, plan, varied_fields
-from comparison.report import Table, markdown
 from config.command_line import Once, Parser, overrides, whole
 from config.schema import field_types
 from data import files

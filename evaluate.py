@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from comparison.report import Table, markdown
+from comparison.document import Table, markdown
 from config.command_line import Once, Parser, whole
 from data.files import reason, write_text
 from evaluation import documents, scores, store

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 import activations
 from activations import registry
+from comparison.document import Table
 from comparison.plots import Image, styles
 from comparison.plots import picture as drawn
-from comparison.report import Table
 from config.schema import GPTConfig
 from model import GPT
 

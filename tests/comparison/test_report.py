@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from comparison import report, results
+from comparison.document import Bullets, Code, Heading, Paragraph, Picture, Table, as_latex, markdown, page
 from comparison.judge import summarise
 from comparison.plan import Failure, Settings
 from comparison.plots import Image
 from comparison.record import Record, read
-from comparison.report import Bullets, Code, Heading, Paragraph, Picture, Table, as_latex, markdown, page
 from comparison.results import Results
 
 
