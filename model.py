@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import activations
 import decoding
@@ -24,6 +25,8 @@ from config.schema import GPTConfig
 from pretrained import folder
 
 logger = logging.getLogger("model")
+
+WRITTEN_OUT = 512  # tokens up to which attention on CPUs in bfloat16 is written out
 
 
 class LayerNorm(nn.Module):
@@ -91,7 +94,7 @@ class CausalSelfAttention(nn.Module):
 def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
     """softmax(q k^T / sqrt(D)) v of q (B, H, T, D) and k, v (B, H, S, D); `causal`: S = T, and no query sees a later key."""
     # On CPUs the fused kernel reaches a fraction of the matrix products' speed in bfloat16 (`python -m bench.parts`, LOG.md).
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and causal and q.size(2) <= 512:
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and causal and q.size(2) <= WRITTEN_OUT:
         return written_out_attention(q, k, v, dropout)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
 
@@ -169,6 +172,7 @@ class Transformer(nn.Module):
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = LayerNorm(config)
         self.dropout = config.dropout
+        self.recomputes = False
 
     def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
         start = cache.length if cache is not None else 0
@@ -177,7 +181,10 @@ class Transformer(nn.Module):
         if self.training and self.dropout:
             x = F.dropout(x, self.dropout)
         for block in self.h:
-            x = block(x, cache)
+            if self.recomputes and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=self.training and self.dropout > 0)
+            else:
+                x = block(x, cache)
         if cache is not None:
             cache.length += tokens.size(1)
             x = x[:, -1:]  # generation wants the next token alone, and the head is the largest matrix
@@ -250,6 +257,14 @@ class GPT(nn.Module):
         for block in self.transformer.h:
             block.compile(**options)
         self.loss = torch.compile(self.loss, **options)  # type: ignore[method-assign]
+
+    def recompute_blocks(self) -> None:
+        """From now on keep only each block's input for the backward pass, which computes the block once more.
+
+        Gradients are the same to the bit: the second pass is the first one again, its dropout masks included. It costs one
+        forward pass of the blocks a step, a third of their work (Chen et al. 2016, arXiv:1604.06174).
+        """
+        self.transformer.recomputes = True
 
     def generate(self, tokens: Tensor, max_new_tokens: int, **sampling: Any) -> Tensor:
         """`tokens` (B, T) with up to `max_new_tokens` more behind them; see `stream` for the sampling arguments and `eos`."""

@@ -200,6 +200,8 @@ class Config:
     """Autocast type; auto: bfloat16 where the hardware computes in it, float16 on older GPUs, else float32."""
     compile: bool = setting(True, resume="free", compare="same")
     """torch.compile the model where a compiler is present."""
+    recompute: Literal["none", "blocks"] = setting("none", resume="free", compare="free")
+    """none keeps every activation for the backward pass; blocks keeps each block's input and computes the block again."""
     backend: Literal["auto", "nccl", "gloo"] = setting("auto", resume="free", compare="same")
     """Collectives under torchrun; auto: nccl on CUDA, else gloo."""
     deterministic: bool = setting(False, resume="free", compare="same")

@@ -21,7 +21,7 @@ def plan(config: Config, dataset: Dataset, processes: Processes, dtype: torch.dt
     all_parameters, of_activations = count_parameters(gpt)
     flops = count_flops_per_token(gpt, all_parameters)
     tokens = config.max_steps * config.tokens_per_step
-    needed = memory.state_bytes(gpt) + memory.activation_bytes(gpt, config.micro_batch_size, dtype)
+    needed = memory.estimate(config, processes.device, dtype, processes.world_size).total
     there = memory.share_of(processes.device, distributed.processes_here())
     count = processes.world_size
     lines = [

@@ -1,38 +1,95 @@
 """How much memory a training step takes, before it is taken: a config that cannot fit is bad input, not a killed process.
 
-    parameters, gradients, both moments of AdamW       16 bytes a parameter
-    activations kept for the backward pass             layers * tokens * ((ATTENTION + MLP) * n_embd + MLP's inside) numbers
-    logits, log-probabilities and their gradient       LOGITS * tokens * vocabulary numbers of 4 bytes
+With N = micro_batch_size * block_size tokens, C = n_embd, V the vocabulary, b = 4 bytes in float32 and 2 under autocast:
 
-for tokens = micro_batch_size * block_size, and numbers of 4 bytes in float32, of 2 under autocast. Attention is a fused kernel,
-which keeps no (T, T) matrix. Counted as nothing: biases, norms, coefficients, the allocator's waste; what torch.compile saves.
+    parameters, gradients, both moments of AdamW   16 bytes a parameter
+    kept by a block for its backward pass          N C (2 * 4 + 6 b): both residual inputs; norms 2, q k v 3, heads 1
+                                                   and INSIDE N b mlp_width
+    kept by a block with recompute=blocks          N C 4: its residual input; one block at a time holds what is above
+    attention written out (model.attention)        N n_head block_size b: its weights, on CPUs in bfloat16
+    the head                                       N C (4 + b), and N V b for the logits, 12 N V where the loss is not compiled
+    copies of the weights in autocast's type       2 bytes a parameter
+
+The peak is either at the loss, when all blocks are kept and gradients begin, or at the end of the backward pass, when all
+gradients are there and one block is. `python -m bench.memory` compares the estimate with what the allocator counts: LOG.md.
+Counted as nothing: biases, norms, coefficients, and what allocators waste.
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from config.schema import Config, GPTConfig
+from model import WRITTEN_OUT
+from runtime.hardware import why_not_compile
 
-ATTENTION = 7  # n_embd numbers a token: input, its norm, q, k, v, the heads' output, the projection's
-MLP = 3  # the same of the MLP: input, its norm, c_proj's output
-INSIDE = {"plain": 2, "gated": 4}  # mlp_width numbers a token: c_fc's output and the activation's; c_gate's and the product too
-LOGITS = 3
+INSIDE = {"plain": 2, "gated": 4}  # numbers a channel: c_fc's output and the activation's; c_gate's and the product too
 
 
-def check(config: Config, device: torch.device, processes_here: int, dtype: torch.dtype) -> None:
-    """Raises ValueError where the estimate is above what the device has; it names the field to lower."""
-    gpt = config.gpt(config.vocab_size)
-    state, step = state_bytes(gpt), activation_bytes(gpt, config.micro_batch_size, dtype)
-    there = share_of(device, processes_here)
-    if state + step <= there:
+class Estimate(NamedTuple):
+    """Bytes of one process: parameters with their gradients and moments, and what a micro-batch takes beside them."""
+
+    state: int
+    step: int
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return self.state + self.step
+
+
+def check(config: Config, device: torch.device, processes_here: int, dtype: torch.dtype, processes: int = 1) -> None:
+    """Raises ValueError where the estimate is above what the device has; it names the fields with which the config fits."""
+    needed, there = estimate(config, device, dtype, processes), share_of(device, processes_here)
+    if needed.total <= there:
         return
-    lower = "n_layer or n_embd" if state > there or config.micro_batch_size == 1 else "micro_batch_size"
     raise ValueError(
-        f"this config needs about {gib(state + step)} a process ({gib(state)} for parameters, gradients and AdamW, "
-        f"{gib(step)} for a micro-batch), {device} has {gib(there)} for it; lower {lower}"
+        f"this config needs about {gib(needed.total)} a process ({gib(needed.state)} for parameters, gradients and AdamW, "
+        f"{gib(needed.step)} for a micro-batch), {device} has {gib(there)} for it; "
+        f"{advice(config, device, dtype, processes, there)}"
     )
+
+
+def advice(config: Config, device: torch.device, dtype: torch.dtype, processes: int, there: int) -> str:
+    """What to type so that the config fits into `there` bytes: the change that costs least comes first."""
+    share = config.global_batch_size // processes
+    smaller = [micro for micro in range(min(config.micro_batch_size, share), 0, -1) if share % micro == 0]
+    for recompute in dict.fromkeys((config.recompute, "blocks")):
+        for micro in smaller:
+            other = replace(config, recompute=recompute, micro_batch_size=micro)
+            if estimate(other, device, dtype, processes).total <= there:
+                changed = [name for name in ("recompute", "micro_batch_size") if getattr(other, name) != getattr(config, name)]
+                return "type " + " ".join(f"--{name} {getattr(other, name)}" for name in changed)
+    return "lower n_layer or n_embd"
+
+
+def estimate(config: Config, device: torch.device, dtype: torch.dtype, processes: int = 1) -> Estimate:
+    """The peak of a training step; `config` knows its vocabulary."""
+    gpt, micro = config.gpt(config.vocab_size), config.micro_batch_size
+    compiled = config.compile and not why_not_compile(device)
+    recomputes = config.recompute == "blocks"
+    tokens, bytes_each = micro * gpt.block_size, dtype.itemsize
+    table = 4 * gpt.vocab_size * gpt.n_embd  # the token table, or its gradient
+    state = state_bytes(gpt)
+    gradients = state // 4
+
+    one = block_bytes(gpt, micro, device, dtype)  # what a block keeps
+    held = 4 * tokens * gpt.n_embd if recomputes else one  # what it keeps until its backward pass begins
+    working = bytes_each * tokens * gpt.mlp_width  # the gradient of the MLP's inside
+    head = tokens * gpt.n_embd * (4 + bytes_each)
+    head += tokens * gpt.vocab_size * bytes_each + table if compiled else 3 * 4 * tokens * gpt.vocab_size
+    of_block = (gpt.matrix_parameters - (gpt.vocab_size + gpt.block_size) * gpt.n_embd) // gpt.n_layer
+    copied = 2 * of_block if bytes_each < 4 else 0  # a block's weights in autocast's type
+    copies = copied * (1 if compiled and recomputes else gpt.n_layer) + (table // 2 if copied else 0)
+
+    accumulated = gradients if config.global_batch_size > processes * micro else 0
+    at_loss = accumulated + gpt.n_layer * held + head + copies
+    first_block = max(accumulated, table) + gpt.n_layer * held + recomputes * one + working + copied
+    last_block = gradients + recomputes * held + one + working + copied
+    return Estimate(state, max(at_loss, first_block * recomputes, last_block) - gradients)
 
 
 def state_bytes(gpt: GPTConfig) -> int:
@@ -40,11 +97,12 @@ def state_bytes(gpt: GPTConfig) -> int:
     return 16 * gpt.matrix_parameters
 
 
-def activation_bytes(gpt: GPTConfig, micro_batch_size: int, dtype: torch.dtype) -> int:
-    """What one forward pass keeps for its backward."""
+def block_bytes(gpt: GPTConfig, micro_batch_size: int, device: torch.device, dtype: torch.dtype) -> int:
+    """What one block keeps for its backward pass."""
     tokens = micro_batch_size * gpt.block_size
-    kept = gpt.n_layer * ((ATTENTION + MLP) * gpt.n_embd + INSIDE[gpt.mlp] * gpt.mlp_width) * dtype.itemsize
-    return tokens * (kept + LOGITS * gpt.vocab_size * 4)
+    kept = tokens * (gpt.n_embd * (2 * 4 + 6 * dtype.itemsize) + INSIDE[gpt.mlp] * gpt.mlp_width * dtype.itemsize)
+    written_out = device.type == "cpu" and dtype == torch.bfloat16 and gpt.block_size <= WRITTEN_OUT
+    return kept + tokens * gpt.n_head * gpt.block_size * dtype.itemsize * written_out
 
 
 def cache_bytes(gpt: GPTConfig, num_samples: int, dtype: torch.dtype) -> int:

@@ -52,7 +52,7 @@ def set_up(config: Config) -> Run:
             dataset = open_dataset(config, check_tokens=False)
             config = replace(config, tokenizer=dataset.tokenizer, vocab_size=dataset.vocab_size)
             dtype = pick_dtype(config.dtype, processes.device)
-            memory.check(config, processes.device, distributed.processes_here(), dtype)
+            memory.check(config, processes.device, distributed.processes_here(), dtype, processes.world_size)
             batches = Batches(dataset.train, config.block_size, config.global_batch_size, config.seed)
             origin = find_checkpoint(config)
             config, changes = go_on(config, origin, processes) if origin else (config, {})
@@ -137,7 +137,9 @@ def go_on(config: Config, origin: Path, processes: Processes) -> tuple[Config, d
 
 
 def compile_model(gpt: GPT, config: Config, processes: Processes) -> nn.Module:
-    """The model, compiled in place where that is wanted and can be."""
+    """The model, compiled in place where that is wanted and can be; its blocks are computed twice with `recompute`."""
+    if config.recompute == "blocks":
+        gpt.recompute_blocks()
     if not config.compile:
         return gpt
     if reason := why_not_compile(processes.device):

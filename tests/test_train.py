@@ -118,6 +118,11 @@ def test_same_seed_same_run_and_another_seed_another(small: Config, tmp_path: Pa
     assert metrics(other)[1]["data_hash"] != metrics(first)[1]["data_hash"]
 
 
+def test_recomputing_changes_no_bit_of_a_run(small: Config, tmp_path: Path) -> None:
+    config = train_here(small, max_steps=4, lr_decay_steps=4, dropout=0.1)
+    assert_same(config, train_here(config, recompute="blocks", out_dir=str(tmp_path / "again")))
+
+
 def test_two_activations_see_the_same_bytes_from_the_same_weights(small: Config, tmp_path: Path) -> None:
     hermite = train_here(small, dropout=0.1)
     gelu = train_here(small, dropout=0.1, activation="gelu", out_dir=str(tmp_path / "gelu"))

@@ -40,7 +40,8 @@ def test_gpt2_presets_have_the_published_shapes() -> None:
         c = load_preset(ROOT / "config" / f"{name}.py")
         n, layers = c.n_embd, c.n_layer
         assert (50257 + 1024) * n + layers * (12 * n * n + 13 * n) + 2 * n == parameters  # with biases, as published
-        assert c.tokens_per_step == 491_520
+        assert c.tokens_per_step == (983_040 if name == "gpt2_xl" else 491_520)
+        assert c.max_steps * c.tokens_per_step == 600_000 * 491_520
 
 
 def test_out_dir_is_the_preset_s_name() -> None:

@@ -107,7 +107,7 @@ def test_what_follows_from_the_declarations() -> None:
     assert not {"max_steps", "micro_batch_size", "device", "out_dir", "compile"} & set(names(resume="fixed"))
     assert set(names(compare="free")) == {
         "out_dir", "resume", "wandb", "wandb_project", "wandb_run_name", "wandb_group", "tensorboard", "keep_checkpoints",
-            "checkpoint_interval", "timeout_s",
+            "checkpoint_interval", "timeout_s", "recompute",
     }  # fmt: skip
     assert set(names(compare="own")) == {"activation", "mlp", "seed"}
     assert set(names(model=("shape", "other"))) <= {field.name for field in dataclasses.fields(GPTConfig)}
