@@ -66,7 +66,8 @@ class Record:
     ms_per_step: float | None
     peak_memory_bytes: int | None
     provenance: dict[str, Any]
-    """Commit, dirty, hardware (with versions), command."""
+    """Commit, dirty, hardware (with versions), command; `resumed`, where there is one: step, commit, dirty and hardware of each
+    launch that went on with the run."""
     documents: dict[str, list[float]] = field(default_factory=dict)
     """Columns nats, targets, bytes of each validation document at the last step, and the same in every other window, named
     selecting_nats and so on (not in runs before 2026-11-27); empty where not measured."""
@@ -89,6 +90,11 @@ class Record:
     def seed(self) -> int:
         seed: int = self.config["seed"]
         return seed
+
+    @property
+    def launches(self) -> list[dict[str, Any]]:
+        """The provenance of the first launch, and of each that went on with the run."""
+        return [self.provenance, *self.provenance.get("resumed", [])]
 
     @property
     def tokens_per_step(self) -> int:
@@ -192,7 +198,7 @@ def read(folder: Path) -> Record:
             "tokens_per_second": _median(row.get("tokens_per_second") for row in training),
             "ms_per_step": _median(row.get("ms_per_step") for row in training),
             "peak_memory_bytes": run.get("peak_memory_bytes"),
-            "provenance": {name: run.get(name) for name in ("commit", "dirty", "hardware", "command")},
+            "provenance": _provenance(run),
             "gains": _gains(rows),
             "coefficients": _coefficients(rows),
             **{name: measured[name] for name in ("documents", "shapes", "weights_sha256") if name in measured},
@@ -214,6 +220,8 @@ def from_json(values: Any, where: str) -> Record:
         record = Record(**values | {"config": _completed(config), "data": _with_rule(config, data)})
         if record.tokens_per_step < 1 or record.seed < 0 or not record.activation:
             raise ValueError("its config makes no sense")
+        if not all(isinstance(launch, dict) for launch in record.launches):
+            raise ValueError("its provenance is not that of a run")
         tables = [record.evaluations, record.training, record.documents, *record.gains.values(), *record.shapes.values()]
         tables += record.coefficients.values()
         if not all(isinstance(number, int | float) for table in tables for column in table.values() for number in column):
@@ -235,6 +243,14 @@ def from_json(values: Any, where: str) -> Record:
 def _completed(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration with the fields that came after it: their defaults are what runs did before."""
     return {f.name: f.default for f in fields(Config) if f.default is not MISSING} | config
+
+
+def _provenance(run: dict[str, Any]) -> dict[str, Any]:
+    """Where a run comes from: run.json's first launch, and those that resumed it."""
+    told: dict[str, Any] = {name: run.get(name) for name in ("commit", "dirty", "hardware", "command")}
+    names = ("step", "commit", "dirty", "hardware")
+    resumed = [{name: launch.get(name) for name in names} for launch in run.get("resumed") or []]
+    return told | ({"resumed": resumed} if resumed else {})
 
 
 def _evaluated(run: dict[str, Any]) -> dict[str, Any] | None:

@@ -281,7 +281,8 @@ def _origins(records: Sequence[Record]) -> list[str]:
     """A line for every commit and machine that runs come from."""
     seeds: dict[str, list[int]] = {}
     for record in records:
-        facts = {"commit": record.provenance.get("commit")} | (record.provenance.get("hardware") or {})
+        commits = dict.fromkeys(str(launch.get("commit")) for launch in record.launches)
+        facts = {"commit": " then ".join(commits)} | (record.provenance.get("hardware") or {})
         seeds.setdefault(", ".join(f"{name} {value}" for name, value in facts.items()), []).append(record.seed)
     return [f"Runs: {len(of)} with seeds {', '.join(map(str, sorted(set(of))))} from {origin}." for origin, of in seeds.items()]
 

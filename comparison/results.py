@@ -176,13 +176,21 @@ def changes(planned: dict[str, Any], earlier: dict[str, Any], free: Collection[s
 
 
 def provenance_notes(records: Iterable[Record]) -> list[str]:
-    """What differs between runs without making them unfair, for the report: code and machines."""
-    provenances = [record.provenance for record in records]
+    """What differs between runs, or within one that was resumed, without making them unfair: code and machines."""
+    records = list(records)
+    provenances = [launch for record in records for launch in record.launches]
     commits = {str(p.get("commit"))[:10] for p in provenances}
     machines = {str(sorted((p.get("hardware") or {}).items())) for p in provenances}
     found = []
     if len(commits) > 1:
         found.append(f"The runs come from {len(commits)} commits: {', '.join(sorted(commits))}.")
+    for record in records:
+        commits_of = [str(launch.get("commit"))[:10] for launch in record.launches]
+        if len(set(commits_of)) > 1:
+            places = [
+                f"{commit} from step {p.get('step')}" for p, commit in zip(record.launches[1:], commits_of[1:], strict=True)
+            ]
+            found.append(f"{describe(record)} began at commit {commits_of[0]} and was resumed: {', '.join(places)}.")
     if any(p.get("dirty") for p in provenances):
         found.append("Some runs come from a working tree with uncommitted changes.")
     if len(machines) > 1:

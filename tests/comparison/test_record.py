@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from comparison.judge import summarise
 from comparison.record import (
     Record,
     from_json,
@@ -19,6 +20,7 @@ from comparison.record import (
     read_measured,
     to_json,
 )
+from comparison.results import Results, Settings
 from config.schema import Config
 from data import shards
 from evaluation.documents import by_document, part_of
@@ -36,6 +38,36 @@ def test_record_of_a_folder(make_run: Any) -> None:
     assert record.tokens_curve()[-1] == 500 * 12 * 128
     assert (record.tokens_per_second, record.ms_per_step) == (1e4, 40.0)
     assert sum(record.documents["nats"]) / sum(record.documents["targets"]) == pytest.approx(1.5)
+
+
+def test_launches_that_resumed_a_run_are_read(make_run: Any) -> None:
+    later = {"step": 250, "commit": "def", "dirty": False, "hardware": {"device": "cpu"}}
+    record = read(make_run("gelu", 1, 1.5, run={"resumed": [later | {"command": ["train.py"]}]}))
+    assert [launch["commit"] for launch in record.launches] == ["abc", "def"]
+    assert record.provenance["resumed"] == [later]
+    assert "resumed" not in read(make_run("gelu", 2, 1.5, run={"resumed": []})).provenance
+    assert from_json(to_json(record), "results.json").provenance == record.provenance
+
+
+def test_a_pause_of_the_machine_is_no_cost(make_run: Any) -> None:
+    """Half an hour in which the process was stopped lies in one row's time, and in `elapsed_s` from there on."""
+    folders = [make_run("gelu", 1, 1.5), make_run("relu", 1, 1.4)]
+    before = tuple(map(read, folders))
+    path = folders[1] / "metrics.jsonl"
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in found:
+        if row["step"] == 250 and "train_loss" in row:
+            row |= {"ms_per_step": row["ms_per_step"] + 1.8e6, "tokens_per_second": 1e4 * 40 / 1.8e6}
+        if row["step"] >= 250 and "elapsed_s" in row:
+            row["elapsed_s"] += 1800
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    after = tuple(map(read, folders))
+    assert after[1].evaluations["elapsed_s"][-1] > 70 * before[1].evaluations["elapsed_s"][-1]
+    costs = [(record.ms_per_step, record.tokens_per_second) for records in (before, after) for record in records]
+    assert costs == [(40.0, 1e4)] * 4
+    contrasts = [summarise(Results(Settings(), records)).contrasts for records in (before, after)]
+    assert contrasts[0] == contrasts[1]
+    assert contrasts[0][0].seconds_ratio == contrasts[0][0].tokens_ratio is not None
 
 
 def test_the_parts_of_the_documents_make_the_whole(make_run: Any) -> None:

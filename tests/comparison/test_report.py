@@ -95,6 +95,14 @@ def test_every_commit_and_machine_is_named_with_its_seeds(make_run: Any, tmp_pat
     assert "- Runs: 4 with seeds 2, 3 from commit def, device Zen 4.\n" in text
 
 
+def test_a_resume_at_another_commit_is_told_where_runs_come_from(make_run: Any, tmp_path: Path) -> None:
+    run = {"hardware": {"device": "cpu"}, "resumed": [{"step": 250, "commit": "def"}]}
+    report.write(tmp_path, Results(Settings(), tuple(read(make_run("gelu", seed, 1.5, run=run)) for seed in (1, 2))))
+    text = (tmp_path / "report.md").read_text()
+    assert "- Runs: 2 with seeds 1, 2 from commit abc then def, device cpu.\n" in text
+    assert "was resumed: def from step 250." in text
+
+
 def test_rates_are_explained(make_run: Any, tmp_path: Path) -> None:
     records = tuple(
         read(make_run("gelu", seed, 1.5 + rate, learning_rate=rate)) for seed in (1, 2) for rate in (1e-3, 2e-3, 4e-3)

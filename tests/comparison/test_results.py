@@ -198,3 +198,12 @@ def test_notes_tell_of_code_and_machines(make_run: Any) -> None:
     assert "2 commits: abc, def" in notes
     assert "uncommitted" in notes
     assert "2 different machines" in notes
+
+
+def test_a_run_that_was_resumed_at_another_commit_is_told(make_run: Any) -> None:
+    launches = [{"step": 250, "commit": "abc"}, {"step": 400, "commit": "def"}]
+    records = [read(make_run("gelu", 1, 1.5, run={"resumed": launches})), read(make_run("gelu", 2, 1.5))]
+    notes = results.provenance_notes(records)
+    assert "The runs come from 2 commits: abc, def." in notes
+    assert any(n.endswith(" began at commit abc and was resumed: abc from step 250, def from step 400.") for n in notes)
+    assert not any("resumed" in note for note in results.provenance_notes(records[1:]))

@@ -218,7 +218,7 @@ SAMPLING = (("temperature", "1e400"), ("temperature", "nan"), ("top_k", LONG), (
 SHARDING = (("val_fraction", "nan"), ("val_fraction", "2"), ("shard_tokens", "0"), ("shard_tokens", LONG), ("workers", "-1"))
 SWEEPS = (
     ("no_such", "--seeds", "1", "no_such"), ("--seeds", "-3", "seeds"), ("--seeds", LONG, "seeds"),
-    ("--seeds", "1", "--n_layers", "3", "did you mean 'n_layer'"), ("--seeds", "1", "--out_dir", "/proc/x", "cannot be made"),
+    ("--seeds", "1", "--n_layers", "3", "did you mean --n_layer?"), ("--seeds", "1", "--out_dir", "/proc/x", "cannot be made"),
     ("--seeds", "1", "--lr", "nan", "lr"), ("--seeds", "1", "--vary", "n_layer", "has no values"),
     ("--seeds", "1", "--jobs", "0", "jobs"),
 )  # fmt: skip
@@ -252,12 +252,13 @@ def cases_of(folder: Path, data: str) -> dict[str, list[tuple[Any, ...]]]:
             *(([*tiny, "--activations", "gelu", *words], 2, needed) for *words, needed in SWEEPS),
             ([*tiny, "--activations", "--seeds", "1"], 2, "activations"),
             (["report", str(folder / "none")], 2, "none"),
-            (["report", str(folder)], 2, ""),
+            (["report", str(folder / "a file")], 2, "a file"),
+            (["report", str(folder)], 0),  # of the one run in it
             (["eval", str(folder)], 2, "holds no checkpoint"),
             (["eval", model, "--data_dir", str(folder / "none")], 2, "none"),
             (["eval", model, "--checkpoint", "77"], 2, "give best, last or one of the steps"),
             (["shapes", str(folder / "none")], 2, "holds no checkpoint"),
-            (["no such command"], 2, "neither a preset"),
+            (["no such command"], 2, "invalid choice"),
         ],
         "data.prepare": [
             ([*prepare, texts, "--out", str(folder / "øut 数据")], 0),

@@ -47,6 +47,9 @@ def cases(small: Config, folder: Path) -> tuple[Config, list[Case]]:
     held = bytearray(shard.read_bytes())
     held[-400] ^= 1  # another token, of the vocabulary, where no sample of the shard sees it
     shard.write_bytes(held)
+    beyond = shutil.copytree(base.data_dir, folder / "data of another vocabulary") / "train_000001.bin"
+    held[-400:-398] = (40_000).to_bytes(2, "little")
+    beyond.write_bytes(held)
     one = dataclasses.replace(base, out_dir=str(folder / "node0"), max_steps=4, lr_decay_steps=8, checkpoint_interval=2)
     one = dataclasses.replace(one, keep_checkpoints=9)
     trained(one)
@@ -60,6 +63,10 @@ def cases(small: Config, folder: Path) -> tuple[Config, list[Case]]:
         Case("another seed", ("rank 1 has seed 7, rank 0 has 1337",), other={"seed": 7}),
         Case("another evaluation interval", ("rank 1 has eval_interval 4, rank 0 has 8",), other={"eval_interval": 4}),
         Case("data of equal size", ("rank 1 has tokens of train_000001.bin '",), other={"data_dir": str(changed)}),
+        Case(
+            "a token beyond the vocabulary", (f"rank 1: {beyond}: token ", "is 40000, beyond the vocabulary of 257"),
+            other={"data_dir": str(beyond.parent)},
+        ),
         Case(
             "another checkpoint to go on from", ("rank 1 has resume step 2, rank 0 has 4",),
             settings={"out_dir": one.out_dir, "lr_decay_steps": 8}, other={"out_dir": str(folder / "node1")},
