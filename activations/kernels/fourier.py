@@ -88,7 +88,7 @@ def _gradients(
     slopes: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
     """Sums: g, then for every k g cos, g sin, g x sin."""
-    # Another bound than the value's: a compiler that saw the same cosines in both would keep some of them for the backward pass.
+    # Another bound than the value's: a compiler that sees the same cosines in both keeps some of them for the backward pass.
     z = z.clamp(-2 * LARGEST_INPUT, 2 * LARGEST_INPUT)
     slope, gz, sums = torch.zeros_like(z), g * z, [total(g)]
     for w_k, phi_k, slope_k in zip(w, phi, slopes, strict=True):

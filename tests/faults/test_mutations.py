@@ -140,9 +140,12 @@ def merged(argv: list[str], out: str) -> list[str]:
     return [argv[0], *(word for pair in pairs.items() for word in pair)]
 
 
+PLAN = tuple(f"{name:8}" for name in ("model", "data", "work", "device", "run"))  # no other line has such a column
+
+
 def beside_plan(told: str) -> list[str]:
     """The lines of stderr but for those in which train.py says what it will do: what is wrong with tokens shows after them."""
-    return [line for line in told.strip().splitlines() if line.split(" ")[0] not in ("model", "data", "work", "device", "run")]
+    return [line for line in told.strip().splitlines() if not line.startswith(PLAN)]
 
 
 def judged(code: int, told: str, configs: list[Config], argv: list[str]) -> str:
