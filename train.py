@@ -101,7 +101,8 @@ def train(run: Run) -> int:
                         is_best = progress.note_best(validate(run, journal, signals).loss)
                     except StoppedError as stop:
                         stopped, progress.evaluation_due = stop, True
-                if is_best or stopped or due(progress.step, config.checkpoint_interval, config.max_steps):
+                wanted = progress.step in config.kept_steps
+                if is_best or stopped or wanted or due(progress.step, config.checkpoint_interval, config.max_steps):
                     journal.save(is_best)
                 if stopped:
                     say(f"{stopped}: step {progress.step} is finished and saved; the same command goes on from there.")

@@ -115,7 +115,7 @@ class Job:
     def shape(self) -> str:
         """All that its compiled graphs depend on: runs of one shape share them."""
         own = asdict(self.config.gpt(self.config.vocab_size or 1)) | {"data": [self.config.data_dir, self.config.vocab_size]}
-        names = ("micro_batch_size", "global_batch_size", "device", "dtype", "compile", "deterministic")
+        names = ("micro_batch_size", "global_batch_size", "device", "dtype", "compile", "recompute", "deterministic")
         return json.dumps(own | {name: getattr(self.config, name) for name in names})
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from comparison.plan import Failure, Settings, merge, short, union
 from comparison.record import DivergedError, Record, from_json, read_measured, to_json, unfinished
 from config import arm
-from config.schema import names
+from config.schema import branch_step, names
 from data.files import write_text
 from runtime import checkpoint
 
@@ -212,7 +212,8 @@ def _precision(record: Record) -> str:
 
 
 def _differing(a: dict[str, Any], b: dict[str, Any], skipped: Collection[str]) -> list[str]:
-    """Fields outside `skipped` whose values differ, by name."""
+    """Fields outside `skipped` whose values differ, by name. Of a branch the step counts, not where its trunk lay."""
+    a, b = ({**values, "branch_from": branch_step(values.get("branch_from") or "")} for values in (a, b))
     return [name for name in sorted(a.keys() | b.keys()) if name not in skipped and a.get(name) != b.get(name)]
 
 

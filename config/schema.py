@@ -8,6 +8,7 @@ which is validated again. Wrong values raise one ValueError that names all of th
 import dataclasses
 import difflib
 import math
+import re
 import types
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -82,6 +83,7 @@ def setting(
     model: Literal["", "shape", "other"] = "",
     start: bool = False,
     from_data: bool = False,
+    schedule: bool = False,
 ) -> Any:
     """A field of `Config`, with all that the project has to know of it. What follows from a fact is found by `names`.
 
@@ -92,8 +94,10 @@ def setting(
     model: the field is part of `GPTConfig`. Weights of another value do not fit (shape), or they do (other).
     start: the bytes that a run is fed, or its initial weights outside the activation, depend on it.
     from_data: a run finds the value in its data where the config leaves it open.
+    schedule: the field is part of the learning rate's schedule, in which a branch may differ from its trunk.
     """
-    facts = {"resume": resume, "compare": compare, "ranks": ranks, "model": model, "start": start, "from_data": from_data}
+    facts: dict[str, Fact] = {"resume": resume, "compare": compare, "ranks": ranks, "model": model}
+    facts |= {"start": start, "from_data": from_data, "schedule": schedule}
     return dataclasses.field(default=default, metadata=facts)
 
 
@@ -168,18 +172,24 @@ class Config:
     """Steps between checkpoints; one is written at the end and at each new best evaluation too."""
     keep_checkpoints: int = setting(1, resume="free", compare="free")
     """How many of the newest checkpoints stay on disk; the best always does."""
+    checkpoint_steps: str = setting("", resume="free", compare="free")
+    """Further steps, apart by commas, whose checkpoints are written and stay on disk, for `branch_from`."""
 
-    # Optimizer: linear warm-up, cosine decay
+    # Optimizer: linear warm-up, decay
     optimizer: Literal["adamw", "muon"] = setting("adamw", resume="fixed", compare="same")
     """adamw; muon for the weights of the linear layers, at the same learning rate, with AdamW for all others."""
-    learning_rate: float = setting(resume="fixed", compare="same")
+    learning_rate: float = setting(resume="fixed", compare="same", schedule=True)
     """Peak learning rate."""
-    min_lr: float = setting(resume="fixed", compare="same")
+    min_lr: float = setting(resume="fixed", compare="same", schedule=True)
     """Learning rate at the end of the decay and after it."""
-    warmup_steps: int = setting(resume="fixed", compare="same")
+    warmup_steps: int = setting(resume="fixed", compare="same", schedule=True)
     """Steps of linear warm-up."""
-    lr_decay_steps: int = setting(0, resume="fixed", compare="same")
+    lr_schedule: Literal["cosine", "wsd", "constant"] = setting("cosine", resume="fixed", compare="same", schedule=True)
+    """After the warm-up: half a cosine; a constant rate and then a decay (wsd: warm-up, stable, decay); or a constant rate."""
+    lr_decay_steps: int = setting(0, resume="fixed", compare="same", schedule=True)
     """Step at which min_lr is reached; 0: max_steps."""
+    lr_decay_fraction: float = setting(0.2, resume="fixed", compare="same", schedule=True)
+    """wsd: the last part of those steps, in which the rate falls; a branch decays over its own length instead."""
     weight_decay: float = setting(0.1, resume="fixed", compare="same")
     """Decay of matrices and embeddings; norms, biases and activation coefficients have none."""
     beta1: float = setting(0.9, resume="fixed", compare="same")
@@ -220,6 +230,8 @@ class Config:
     """auto: go on from the newest checkpoint in out_dir if there is one; never: out_dir must be new; must: it must have one."""
     init_from: str = setting("", resume="fixed", compare="same", ranks="free", start=True)
     """Weights to start from: empty (random), a run's folder, a GPT-2 folder or hub name."""
+    branch_from: str = setting("", resume="fixed", compare="same", ranks="free", schedule=True)
+    """RUN@STEP: go on from that checkpoint of another run, in a new folder, under the schedule of this config."""
     wandb: Literal["disabled", "offline", "online"] = setting("disabled", resume="free", compare="free")
     """Weights & Biases; metrics.jsonl has the same numbers in any case."""
     wandb_project: str = setting("activations", resume="free", compare="free")
@@ -241,6 +253,17 @@ class Config:
         return self.lr_decay_steps or self.max_steps
 
     @property
+    def decay_start(self) -> int:
+        """wsd: step from which the learning rate falls: where a branch began, else `lr_decay_fraction` before the end."""
+        length = max(1, round(self.lr_decay_fraction * self.decay_steps))
+        return max(self.warmup_steps, branch_step(self.branch_from) or self.decay_steps - length)
+
+    @property
+    def kept_steps(self) -> frozenset[int]:
+        """`checkpoint_steps` as numbers."""
+        return frozenset(int(word) for word in self.checkpoint_steps.split(",") if word)
+
+    @property
     def tokens_per_step(self) -> int:
         """Tokens an optimizer step trains on."""
         return self.global_batch_size * self.block_size
@@ -251,8 +274,18 @@ class Config:
         return GPTConfig(**shared | {"vocab_size": vocab_size})
 
     def values(self, **facts: Fact) -> dict[str, Any]:
-        """The fields that `names` finds, with their values. A decay left open counts as the `max_steps` that it means."""
-        return {name: self.decay_steps if name == "lr_decay_steps" else getattr(self, name) for name in names(**facts)}
+        """The fields that `names` finds, with their values, as far as they change what is computed.
+
+        A decay left open counts as the `max_steps` that it means, and as 0 where there is none. A branch counts by its step.
+        """
+        meant = {"lr_decay_steps": self.decay_steps * (self.lr_schedule != "constant")}
+        meant["branch_from"] = branch_step(self.branch_from)
+        return {name: meant.get(name, getattr(self, name)) for name in names(**facts)}
+
+
+def branch_step(branch_from: str) -> int:
+    """The step in RUN@STEP; 0 where nothing is given."""
+    return int(branch_from.rpartition("@")[2]) if branch_from else 0
 
 
 def names(**facts: Fact) -> tuple[str, ...]:
@@ -363,6 +396,13 @@ def _problems(config: Config) -> list[str]:
         problems.append(f"seed={config.seed} must be below 2**31")
     if config.timeout_s <= 0:
         problems.append(f"timeout_s={config.timeout_s} must be positive")
+    if not 0 < config.lr_decay_fraction <= 1:
+        problems.append(f"lr_decay_fraction={config.lr_decay_fraction} must be above 0 and at most 1")
+    if config.lr_decay_fraction != 0.2 and config.lr_schedule != "wsd":
+        problems.append(f"lr_decay_fraction={config.lr_decay_fraction} has no effect without --lr_schedule wsd")
+    if config.lr_decay_steps and config.lr_schedule == "constant":
+        problems.append(f"lr_decay_steps={config.lr_decay_steps} has no effect with lr_schedule='constant'; leave it out")
+    problems += _branch_problems(config)
     if config.min_lr > config.learning_rate:
         problems.append(f"min_lr={config.min_lr} is above learning_rate={config.learning_rate}")
     if config.micro_batch_size > 0 and config.global_batch_size % config.micro_batch_size:
@@ -378,9 +418,21 @@ def _problems(config: Config) -> list[str]:
         problems.append("data_dir is empty; python -m data.prepare pystdlib makes data/pystdlib")
     if config.tokenizer not in ("", "gpt2", "bytes", "none") and not config.tokenizer.partition("@")[0].endswith(".json"):
         problems.append(f"tokenizer={config.tokenizer!r} is not gpt2, bytes, none or the path of a tokenizer.json")
-    for name in ("data_dir", "out_dir", "init_from", "tokenizer"):
+    for name in ("data_dir", "out_dir", "init_from", "branch_from", "tokenizer"):
         if "\0" in getattr(config, name):
             problems.append(f"{name} holds a NUL character")
+    return problems
+
+
+def _branch_problems(config: Config) -> list[str]:
+    problems = []
+    if not re.fullmatch(r"(\d{1,12}(,\d{1,12})*)?", config.checkpoint_steps, re.ASCII):
+        problems.append(f"checkpoint_steps={config.checkpoint_steps!r} is not steps apart by commas, as in 800,2400")
+    if not re.fullmatch(r"(.+@0*[1-9]\d{0,11})?", config.branch_from, re.ASCII):
+        problems.append(f"branch_from={config.branch_from!r} is not RUN@STEP, as in runs/study@800")
+    elif config.branch_from and min(config.max_steps, config.decay_steps) <= branch_step(config.branch_from):
+        name = "max_steps" if config.max_steps <= branch_step(config.branch_from) else "lr_decay_steps"
+        problems.append(f"{name}={getattr(config, name)} is not above the step of branch_from={config.branch_from}")
     return problems
 
 

@@ -71,7 +71,7 @@ def save(out_dir: Path, step: int, model: GPT, state: dict[str, Any], config: Co
     if is_best:
         mark_best(folder)
     for old in checkpoints(out_dir)[: -config.keep_checkpoints]:
-        if old.name != _best_name(out_dir):
+        if old.name != _best_name(out_dir) and step_of(old) not in config.kept_steps:
             remove(old)
     return folder
 
@@ -246,6 +246,7 @@ def check_resumable(config: Config, earlier: Config, folder: Path) -> dict[str, 
     """
     former, given = earlier.values(resume="fixed"), config.values(resume="fixed")
     if differing := [name for name in given if given[name] != former[name]]:
+        former, given = (values | {"branch_from": c.branch_from} for values, c in ((former, earlier), (given, config)))
         told = ", ".join(f"{name} was {former[name]!r} and is {given[name]!r}" for name in differing)
         if "lr_decay_steps" in differing and not config.lr_decay_steps:
             told += " (left out, it is max_steps)"

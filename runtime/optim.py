@@ -76,11 +76,21 @@ def remembers(group: dict[str, Any]) -> tuple[str, ...]:
 
 
 def learning_rate(step: int, config: Config) -> float:
-    """Rate of the update that follows `step` updates: linear warm-up, then half a cosine from learning_rate to min_lr."""
+    """Rate of the update that follows `step` updates: linear warm-up, then what `lr_schedule` says, to `min_lr` at the end.
+
+    cosine: half a cosine. wsd: learning_rate until `decay_start`, then min_lr + (1 - sqrt(p)) (learning_rate - min_lr) with p
+    from 0 to 1, the 1-sqrt cooldown of Haegele et al. 2024 (arXiv 2405.18392), which prefer it to a linear one. constant:
+    learning_rate.
+    """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
+    if config.lr_schedule == "constant" or (config.lr_schedule == "wsd" and step < config.decay_start):
+        return config.learning_rate
     if step >= config.decay_steps:
         return config.min_lr
+    if config.lr_schedule == "wsd":
+        progress = (step - config.decay_start) / (config.decay_steps - config.decay_start)
+        return config.min_lr + (1 - math.sqrt(progress)) * (config.learning_rate - config.min_lr)
     progress = (step - config.warmup_steps) / (config.decay_steps - config.warmup_steps)
     return config.min_lr + 0.5 * (1 + math.cos(math.pi * progress)) * (config.learning_rate - config.min_lr)
 

@@ -19,7 +19,7 @@ from data.batches import Batches
 from data.files import write_bytes, write_json
 from data.tokenizer import FILE
 from model import GPT
-from runtime import announce, checkpoint, distributed, log, memory, optim, tensorboard
+from runtime import announce, branch, checkpoint, distributed, log, memory, optim, tensorboard
 from runtime.dataset import open_dataset
 from runtime.distributed import Processes
 from runtime.folder import find_checkpoint, take_folder
@@ -55,21 +55,24 @@ def set_up(config: Config) -> Run:
             memory.check(config, processes.device, distributed.processes_here(), dtype, processes.world_size)
             batches = Batches(dataset.train, config.block_size, config.global_batch_size, config.seed)
             origin = find_checkpoint(config)
+            trunk = None if origin else branch.find(config)
             config, changes = go_on(config, origin, processes) if origin else (config, {})
-            say(*announce.plan(config, dataset, processes, dtype, origin))  # before all that takes long
+            config = branch.check(config, trunk) if trunk else config
+            start = origin or trunk
+            say(*announce.plan(config, dataset, processes, dtype, start))  # before all that takes long
             dataset = dataset.checked()
             same |= {"tokenizer": config.tokenizer, "vocab_size": config.vocab_size, "dtype": str(dtype)} | dataset.contents()
         with processes.alike() as same:
-            if origin:
-                checkpoint.verify(origin)
-            gpt = GPT(config.gpt(config.vocab_size), config.seed) if origin else initial_model(config, batches)
+            if start:
+                checkpoint.verify(start)
+            gpt = GPT(config.gpt(config.vocab_size), config.seed) if start else initial_model(config, batches)
             watch = Watch(gpt)
             initial = hashes = weights_hash(gpt, activation=False), weights_hash(gpt, activation=True)
-            if origin:
-                checkpoint.load_weights(gpt, origin)
+            if start:
+                checkpoint.load_weights(gpt, start)
                 hashes = weights_hash(gpt, activation=False), weights_hash(gpt, activation=True)
             same |= {
-                "resume step": int(origin.name[5:]) if origin else "none",
+                "resume step": int(start.name[5:]) if start else "none",
                 "hash of the weights": hashes[0][:16],
                 "hash of the activations": hashes[1][:16],
             }
@@ -100,12 +103,15 @@ def set_up(config: Config) -> Run:
         )
         resources.callback(run.stop_exchange)
         with processes.alike() as same:
-            if origin:
-                restore(run, origin)
+            if start:
+                restore(run, start)
+            if trunk:
+                branch.begin(run.progress)
             same |= asdict(run.progress) | {"hash of the optimizer's state": optimizer_hash(run.optimizer, run.scaler)[:16]}
             if writes:
-                from_seed = not (origin and config.init_from)  # else run.json has the hashes from the first launch
-                record(run, origin, dict(zip(("init_hash", "activation_init_hash"), initial, strict=True)) if from_seed else {})
+                from_seed = not (start and config.init_from)  # else run.json has the hashes from the first launch
+                facts = dict(zip(("init_hash", "activation_init_hash"), initial, strict=True)) if from_seed else {}
+                record(run, origin, facts | (branch.take_over(run.out_dir, trunk) if trunk else {}))
         run.resources = resources.pop_all()
     return run
 
@@ -183,11 +189,11 @@ def restore(run: Run, folder: Path) -> None:
         raise ValueError(f"{difference}; restore the shards, or give another out_dir")
 
 
-def record(run: Run, origin: Path | None, hashes: dict[str, str]) -> None:
-    """Write config.json and run.json, with the `hashes` of the initial weights; `best` names `origin` where it is the best."""
+def record(run: Run, origin: Path | None, facts: dict[str, Any]) -> None:
+    """Write config.json and run.json, with `facts` of where the run began; `best` names `origin` where it is the best."""
     if origin and run.progress.best_step == run.progress.step:  # killed before `best` named it, perhaps
         checkpoint.mark_best(origin)
     if run.dataset.tokenizer_file:
         write_bytes(run.out_dir / FILE, run.dataset.tokenizer_file)
     write_json(run.out_dir / "config.json", asdict(run.config))
-    log.record_launch(run.out_dir, run.progress.step, run.facts() | hashes, resumed=origin is not None)
+    log.record_launch(run.out_dir, run.progress.step, run.facts() | facts, resumed=origin is not None)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -107,13 +108,38 @@ def test_what_follows_from_the_declarations() -> None:
     assert not {"max_steps", "micro_batch_size", "device", "out_dir", "compile"} & set(names(resume="fixed"))
     assert set(names(compare="free")) == {
         "out_dir", "resume", "wandb", "wandb_project", "wandb_run_name", "wandb_group", "tensorboard", "keep_checkpoints",
-            "checkpoint_interval", "timeout_s", "recompute",
+            "checkpoint_interval", "checkpoint_steps", "timeout_s", "recompute",
     }  # fmt: skip
     assert set(names(compare="own")) == {"activation", "mlp", "seed"}
     assert set(names(model=("shape", "other"))) <= {field.name for field in dataclasses.fields(GPTConfig)}
-    assert names(ranks="free") == ("data_dir", "tokenizer", "device", "out_dir", "init_from")
+    assert names(ranks="free") == ("data_dir", "tokenizer", "device", "out_dir", "init_from", "branch_from")
     assert not {"learning_rate", "min_lr", "activation"} & set(names(start=True))
     assert tiny.values(resume="fixed")["lr_decay_steps"] == tiny.max_steps  # left open: the decay ends with the run
+    constant = dataclasses.replace(tiny, lr_schedule="constant")
+    assert constant.values(resume="fixed")["lr_decay_steps"] == 0  # no decay: it may be trained on
+    branch = dataclasses.replace(tiny, branch_from="runs/trunk@800", max_steps=1000)
+    assert branch.values(resume="fixed")["branch_from"] == 800  # its trunk may lie elsewhere, or be gone
+    assert set(names(schedule=True)) == {
+        "learning_rate", "min_lr", "warmup_steps", "lr_schedule", "lr_decay_steps", "lr_decay_fraction", "branch_from",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"lr_decay_fraction": 0.0, "lr_schedule": "wsd"}, "lr_decay_fraction=0.0 must be above 0 and at most 1"),
+        ({"lr_decay_fraction": 0.1}, "lr_decay_fraction=0.1 has no effect without --lr_schedule wsd"),
+        ({"lr_schedule": "constant", "lr_decay_steps": 5}, "lr_decay_steps=5 has no effect with lr_schedule='constant'"),
+        ({"branch_from": "runs/a"}, r"branch_from='runs/a' is not RUN@STEP, as in runs/study@800"),
+        ({"branch_from": "runs/a@0"}, "is not RUN@STEP"),
+        ({"branch_from": "runs/a@500", "max_steps": 500}, "max_steps=500 is not above the step of branch_from=runs/a@500"),
+        ({"branch_from": "a@500", "max_steps": 900, "lr_decay_steps": 400}, "lr_decay_steps=400 is not above the step of"),
+        ({"checkpoint_steps": "800, 900"}, "is not steps apart by commas"),
+    ],
+)
+def test_schedules_that_make_no_sense(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        dataclasses.replace(tiny, **changes)
 
 
 def test_every_field_is_documented() -> None:

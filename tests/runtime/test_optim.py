@@ -1,6 +1,7 @@
 """The schedule and the groups are nanoGPT's, but for the activation's own."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,41 @@ def test_schedule_has_nanogpt_s_values() -> None:
     assert learning_rate(2000, config) == pytest.approx(6e-4)
     assert learning_rate(301_000, config) == pytest.approx(6e-5 + 0.5 * (6e-4 - 6e-5))
     assert learning_rate(600_000, config) == 6e-5
+
+
+def test_wsd_is_a_warm_up_a_constant_rate_and_a_1_sqrt_decay() -> None:
+    """Haegele et al. 2024, arXiv 2405.18392: f(n) = 1 - sqrt((n - (N - N_decay)) / N_decay)."""
+    config = dataclasses.replace(
+        tiny, learning_rate=1e-3, min_lr=1e-4, warmup_steps=99, lr_schedule="wsd", lr_decay_fraction=0.2, max_steps=1000
+    )
+    rates = [learning_rate(step, config) for step in range(1001)]
+    assert rates[0] == pytest.approx(1e-5)
+    assert set(rates[99:801]) == {1e-3}
+    assert rates[850] == pytest.approx(1e-4 + 9e-4 * (1 - (50 / 200) ** 0.5))
+    assert rates[1000] == 1e-4
+    assert all(one > other for one, other in itertools.pairwise(rates[800:]))
+
+
+@given(st.integers(0, 3000), st.integers(0, 300), st.integers(1, 1500), st.floats(0.001, 1.0))
+def test_wsd_is_bounded_and_meets_its_ends(step: int, warmup: int, decay: int, fraction: float) -> None:
+    config = dataclasses.replace(
+        tiny, warmup_steps=warmup, lr_decay_steps=decay, lr_schedule="wsd", lr_decay_fraction=fraction, max_steps=2000
+    )
+    rate = learning_rate(step, config)
+    assert 0 < rate <= config.learning_rate
+    if warmup <= step <= config.decay_start < decay:
+        assert rate == config.learning_rate
+    if step >= max(warmup, decay):
+        assert rate == config.min_lr
+
+
+def test_a_branch_decays_over_its_own_length() -> None:
+    """Whatever part of the run it is; up to there its rate is its trunk's."""
+    branch = dataclasses.replace(tiny, lr_schedule="wsd", branch_from="runs/trunk@600", max_steps=1000)
+    whole = dataclasses.replace(tiny, lr_schedule="wsd", lr_decay_fraction=0.4, max_steps=1000)
+    trunk = dataclasses.replace(tiny, lr_schedule="constant", max_steps=700)
+    assert [learning_rate(step, branch) for step in range(1001)] == [learning_rate(step, whole) for step in range(1001)]
+    assert [learning_rate(step, branch) for step in range(601)] == [learning_rate(step, trunk) for step in range(601)]
 
 
 @pytest.mark.parametrize("activation", ["gelu", "hermite:degree=3", "hermite:degree=3,per=channel"])
