@@ -85,8 +85,8 @@ class Rational(Learnable):
     def fitted(self, target: Target) -> Values:
         """Variable projection over q, p linear, in value and derivative, from denominators of init=unit of several widths.
 
-        The kinks of |A| stop descent where a better minimum lies behind them. So one more start has come down through
-        sqrt(A^2 + e^2) - e, which has none, as e goes to 0.
+        The kinks of |A| stop descent where a better minimum lies behind them. So two more starts have come down through
+        sqrt(A^2 + e^2) - e, which has none.
         """
         z, j = target.z[:, None], torch.arange(self.choices["p"] + 1)
         powers, slopes = z**j, j * z ** (j - 1).clamp(min=0)
@@ -102,10 +102,12 @@ class Rational(Learnable):
             return solve.stack(target, powers / Q, (slopes * Q - powers * slope_Q) / Q.square())[0]
 
         starts = [self._denominator(target.radius / 4 * width) for width in (1, 2, 1 / 2, 1 / 4, 1 / 8)]
-        smooth = starts[0]
-        for e in (0.3, 0.03):
-            smooth = solve.variable_projection(functools.partial(design, e=e), right, smooth, steps=10).theta
-        best = solve.best_projection(design, right, [*starts, smooth], steps=120)
+        for start, path in ((starts[0], (0.3, 0.03)), (starts[2], (0.1,))):
+            smooth = start
+            for e in path:
+                smooth = solve.variable_projection(functools.partial(design, e=e), right, smooth, steps=10).theta
+            starts.append(smooth)
+        best = solve.best_projection(design, right, starts, steps=120, kept=3)
         return {"numerator": best.c, "denominator": best.theta}
 
     def kinks(self, values: Values) -> Tensor:

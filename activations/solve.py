@@ -140,13 +140,15 @@ def gauss_newton(residual: Callable[[Tensor], Tensor], start: Tensor, steps: int
     return best.theta
 
 
-def best_projection(design: Callable[[Tensor], Tensor], right: Tensor, starts: Sequence[Tensor], steps: int = 60) -> Projection:
-    """The lowest of the minima from `starts`: a few steps from each, then all `steps` from the two that are lowest.
+def best_projection(
+    design: Callable[[Tensor], Tensor], right: Tensor, starts: Sequence[Tensor], steps: int = 60, kept: int = 2
+) -> Projection:
+    """The lowest of the minima from `starts`: a few steps from each, then all `steps` from the `kept` ones that are lowest.
 
     Never worse than plain least squares at the first start.
     """
     tried = sorted((variable_projection(design, right, start, steps // 6) for start in starts), key=lambda found: found.misfit)
-    best = min((variable_projection(design, right, one.theta, steps) for one in tried[:2]), key=lambda found: found.misfit)
+    best = min((variable_projection(design, right, one.theta, steps) for one in tried[:kept]), key=lambda found: found.misfit)
     matrix = design(starts[0])
     c = scaled_lstsq(matrix, right)
     unrefined = Projection(float((matrix @ c - right).square().sum()), starts[0], c)

@@ -307,7 +307,8 @@ def test_fit_gelu_approximates_gelu_itself(name: str) -> None:
     std = 0.5
     module = activations.build(f"{name}:init=fit-gelu", CHANNELS, input_std=std)
     x = torch.linspace(-2 * std, 2 * std, 101, dtype=torch.float64)[:, None].expand(-1, CHANNELS)
-    assert (module.reference(x) - gelu(x)).abs().max() < 0.08  # PReLU with a constant: 0.073, the others under 0.05
+    largest = 0.08 if "prelu" in name.lower() else 0.05  # two slopes and a constant: 0.073
+    assert (module.reference(x) - gelu(x)).abs().max() < largest
 
 
 @pytest.mark.parametrize("name", LEARNABLE)
