@@ -31,6 +31,7 @@ from config.schema import field_types
 from data import files
 from data.lock import locked
 from evaluation.documents import measure
+from evaluation.request import Request, add_options
 from evaluation.subject import load
 from runtime import checkpoint
 from runtime.dataset import open_dataset
@@ -99,6 +100,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     add("--jobs", **number, default=1, help="N runs at a time, each on its device or its share of the cores (1)")
     add("--launcher", **one, choices=("local", "slurm"), default="local", help="slurm: an array of jobs, by submitit (local)")
     add("--slurm", **many, metavar="KEY=VALUE", help="submitit's parameters, such as timeout_min=60 slurm_partition=gpu")
+    add_options(add)
     add("--discard_checkpoints", action="store_true", help="delete each run's weights once it is measured")
 
     summary = "the report from finished runs, of compare.py or train.py"
@@ -151,6 +153,7 @@ def read_options(argv: Sequence[str]) -> argparse.Namespace:
 def compare(options: argparse.Namespace) -> int:
     """`CONFIG.py --activations ...`: train, measure, report."""
     sweep = plan_sweep(options)
+    request = Request(tuple(options.tasks), options.task_data, options.task_limit)
     check_writable(sweep.out_dir)
     logs = sweep.out_dir / "logs"
     launcher = choose_launcher(options, logs)
@@ -161,7 +164,8 @@ def compare(options: argparse.Namespace) -> int:
     try:
         with locked(sweep.out_dir):  # two sweeps that rewrite one results.json would lose each other's records
             reused = results.gather([Path(folder) for folder in options.reuse]).records
-            summary, failures = run.run(sweep, launcher, not options.discard_checkpoints, reused)
+            request.check()
+            summary, failures = run.run(sweep, launcher, not options.discard_checkpoints, reused, request)
     finally:
         launch.dismiss()
     if summary is None:

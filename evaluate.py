@@ -15,15 +15,15 @@ import logging
 import math
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from comparison.document import Table, markdown
-from config.command_line import Once, Parser, whole
+from config.command_line import Once, Parser
 from data.files import reason, write_text
 from evaluation import documents, scores, store
 from evaluation.documents import Loss
+from evaluation.request import Request, add_options
 from evaluation.scores import Scores
 from evaluation.subject import Subject, load
 from runtime.hardware import pick_device
@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         options = read_options(sys.argv[1:] if argv is None else argv)
-        found = [_evaluate(name, options, prepared) for prepared in [_prepare(options)] for name in options.runs]
+        prepared = options.request.prepare()
+        found = [_evaluate(name, options, prepared) for name in options.runs]
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
             write_text(options.out, "[\n" + ",\n".join(store.lines(one.to_json()) for one in found) + "]\n")
@@ -61,9 +62,7 @@ def read_options(argv: Sequence[str]) -> argparse.Namespace:
     # fmt: off
     add("runs", nargs="+", metavar="RUN", help="what is measured")
     add("--data_dir", **many, type=Path, metavar="DIR", help="prepared data (a run's own, where no --tasks are given)")
-    add("--tasks", **many, metavar="NAME", help="tasks: blimp lambada hellaswag wikitext, or a name of lm_eval")
-    add("--task_data", **folder, metavar="DIR", help="the folder that holds the items of the tasks (the hub)")
-    add("--task_limit", action=Once, type=whole, default=0, metavar="N", help="at most N items of a task, evenly spread (all)")
+    add_options(add)
     add("--checkpoint", action=Once, default="best", metavar="best|last|STEP", help="which weights of a run (best)")
     add("--tokenizer", action=Once, default="", metavar="NAME", help="gpt2, bytes or a tokenizer.json, if a folder names none")
     add("--device", action=Once, default="", metavar="D", help="auto, cpu, cuda, cuda:N or mps (the run's)")
@@ -71,17 +70,10 @@ def read_options(argv: Sequence[str]) -> argparse.Namespace:
     # fmt: on
     options, unknown = parser.parse_known_intermixed_args(argv)
     parser.refuse_unknown(unknown)
-    if options.task_limit < 0:
-        raise ValueError(f"--task_limit {options.task_limit} is no number of items; give at least 1, or leave it out for all")
-    if (options.task_data or options.task_limit) and not options.tasks:
-        raise ValueError("--task_data and --task_limit are about tasks, and none is named; add --tasks blimp")
-    if twice := [name for name in options.tasks if options.tasks.count(name) > 1]:
-        raise ValueError(f"--tasks names {twice[0]} twice; name each once")
+    options.request = Request(tuple(options.tasks), options.task_data, options.task_limit)
     folders = [folder.resolve().name for folder in options.data_dir]
     if twice := [name for name in folders if folders.count(name) > 1]:
         raise ValueError(f"two of --data_dir are called {twice[0]}, as their results would be; measure them one after another")
-    if options.task_data and not options.task_data.is_dir():
-        raise ValueError(f"--task_data {options.task_data} is not a folder")
     return options
 
 
@@ -105,17 +97,6 @@ class Evaluated:
             "losses": [loss.to_json() for loss in self.losses],
             "tasks": [scores.to_json(task) for task in self.tasks],
         }
-
-
-def _prepare(options: argparse.Namespace) -> list[Any]:
-    """The tasks as requests, once for all models. Raises ValueError."""
-    if not options.tasks:
-        return []
-    if not find_spec("lm_eval"):
-        raise ValueError("--tasks needs lm_eval, which is not installed; type: pip install lm_eval")
-    from evaluation import harness
-
-    return [harness.prepare(name, options.task_data, options.task_limit) for name in options.tasks]
 
 
 def _evaluate(name: str, options: argparse.Namespace, prepared: Sequence[Any]) -> Evaluated:

@@ -14,7 +14,7 @@ import torch
 
 import activations
 from activations import plot, registry
-from comparison.judge import Arm, Contrast, Summary, percent
+from comparison.judge import Arm, Contrast, Summary, percent, perplexity
 from comparison.plan import short
 from comparison.record import Record
 from config.arm import split
@@ -186,7 +186,9 @@ def _cost(summary: Summary) -> Image | None:
                     _band(seconds, tokens / first.tokens_per_step * step_time / 1000, np.array(curves), "", style[arm.label])
             if step_time:
                 point = {"color": style[arm.label]["color"], "marker": MARKERS[summary.arms.index(arm) // len(OKABE_ITO) % 4]}
-                ends = [[arm.perplexity - np.exp(min(arm.losses))], [np.exp(max(arm.losses)) - arm.perplexity]]
+                lowest, highest = perplexity(min(arm.losses)), perplexity(max(arm.losses))
+                # Of equal losses the mean may round to beyond them, and matplotlib refuses a bar below zero.
+                ends = [[max(0.0, arm.perplexity - lowest)], [max(0.0, highest - arm.perplexity)]]
                 quality.errorbar(step_time, arm.perplexity, ends, label=arm.label, markersize=5, linewidth=1, **point)
         flops.set(title="Loss against FLOPs", xlabel="training FLOPs", ylabel="validation loss, nats per token")
         seconds.set(title="Loss against step time", xlabel="steps times median step time, s")

@@ -10,7 +10,7 @@ import json
 import logging
 import statistics
 from collections.abc import Callable, Iterable
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,9 @@ from config.schema import Config
 from data import shards
 from data.batches import EVERYTHING, FROM_START, EvaluationWindows
 from data.files import write_json
+from evaluation import scores, store
 from evaluation.documents import Columns, by_document, part_of
+from evaluation.scores import Scores
 from model import GPT, MLP
 from runtime import checkpoint
 from runtime import log as metrics
@@ -80,6 +82,8 @@ class Record:
     """Layer -> column step, and one column for each coefficient, named by it: telemetry's means over channels."""
     weights_sha256: str = ""
     """Of the model.safetensors that `documents` and `shapes` were measured with; empty where not measured."""
+    tasks: dict[str, Scores] = field(default_factory=dict)
+    """Task -> scores of the last checkpoint, where evaluate.py or compare.py --tasks took them."""
 
     @property
     def activation(self) -> str:
@@ -202,6 +206,7 @@ def read(folder: Path) -> Record:
             "gains": _gains(rows),
             "coefficients": _coefficients(rows),
             **{name: measured[name] for name in ("documents", "shapes", "weights_sha256") if name in measured},
+            "tasks": store.tasks(folder, config["max_steps"], measured.get("weights_sha256", "")),
         },
         str(folder),
     )
@@ -217,7 +222,8 @@ def from_json(values: Any, where: str) -> Record:
         raise ValueError(f"{where} records no {' and no '.join(missing)}; without it no fair comparison can be checked")
     try:
         config, data = values["config"], values["data"]
-        record = Record(**values | {"config": _completed(config), "data": _with_rule(config, data)})
+        tasks = {name: scores.from_json(task, f"task {name}") for name, task in values.get("tasks", {}).items()}
+        record = Record(**values | {"config": _completed(config), "data": _with_rule(config, data), "tasks": tasks})
         if record.tokens_per_step < 1 or record.seed < 0 or not record.activation:
             raise ValueError("its config makes no sense")
         if not all(isinstance(launch, dict) for launch in record.launches):
@@ -269,7 +275,8 @@ def _with_rule(config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
 def to_json(record: Record) -> dict[str, Any]:
     """The inverse of `from_json`. Losses keep seven digits, as float32 has them, shapes four; the configuration is exact."""
     digits = {"config": 17, "shapes": 4, "coefficients": 4}
-    return {name: _rounded(value, digits.get(name, 7)) for name, value in asdict(record).items()}
+    rounded = {name: _rounded(value, digits.get(name, 7)) for name, value in asdict(replace(record, tasks={})).items()}
+    return rounded | {"tasks": {name: scores.to_json(task) for name, task in record.tasks.items()}}
 
 
 def _thinned(rows: list[dict[str, Any]]) -> dict[str, list[float]]:

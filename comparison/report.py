@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison import plots, results
+from comparison import plots, results, tasks
 from comparison.document import Block, Bullets, Code, Heading, Paragraph, Picture, Table, as_csv, as_latex, markdown, page
 from comparison.judge import Contrast, Interval, Summary, documents_of, percent, summarise, to_json
 from comparison.plan import Failure, short
@@ -35,7 +35,7 @@ def write(folder: Path, found: Results) -> Summary:
             write_text(folder / f"{block.name}.tex", as_latex(block))
     write_text(folder / "report.md", markdown(blocks))
     write_text(folder / "report.html", page(blocks))
-    results.save(folder / results.FILE, found, to_json(summary))
+    results.save(folder / results.FILE, found, to_json(summary) | {"tasks": tasks.to_json(summary)})
     return summary
 
 
@@ -50,6 +50,7 @@ def compose(found: Results, summary: Summary) -> list[Block]:
     if found.settings.rates:
         blocks.append(Paragraph(_rates_sentence(found)))
     blocks += [Heading("Differences"), _difference_table(summary), Paragraph(_METHOD)]
+    blocks += tasks.blocks(summary)
     blocks += [Heading("Cost"), _cost_table(summary), Paragraph(_COST_METHOD)]
     for name, (title, caption) in _CAPTIONS.items():
         if name in pictures:

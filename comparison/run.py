@@ -14,8 +14,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import train
-from comparison import report, results
-from comparison.judge import Summary, best_rate
+from comparison import report, results, tasks
+from comparison.judge import Summary, arms_of, best_rate
 from comparison.launch import PARENT, Launcher
 from comparison.plan import Failure, Job, Sweep, merge
 from comparison.record import DivergedError, Record, is_finished, is_measured, measure, read, read_measured
@@ -25,6 +25,7 @@ from config.schema import names
 from data.batches import FROM_START, SPREAD
 from data.files import reason, remove
 from data.lock import locked
+from evaluation.request import Request
 from runtime import checkpoint
 from runtime import log as metrics
 
@@ -99,10 +100,15 @@ def steps_done(job: Job) -> int:
 
 
 def run(
-    sweep: Sweep, launch: Launcher, keep_checkpoints: bool = True, reused: Sequence[Record] = ()
+    sweep: Sweep,
+    launch: Launcher,
+    keep_checkpoints: bool = True,
+    reused: Sequence[Record] = (),
+    request: Request = Request(()),  # noqa: B008  # it is frozen
 ) -> tuple[Summary | None, int]:
     """Train what is neither there yet nor `reused`, and write results and report: (what they say, how many runs failed).
 
+    Once all are trained, the runs that the report compares are scored in the tasks of `request`.
     With learning rates to choose from, the seeds that choose run at every rate, then the others at the chosen one. A run
     that fails or diverges is a row of the report; the others go on. Raises ValueError before anything is trained, where the
     folder holds other runs; SweepInterruptedError.
@@ -110,12 +116,19 @@ def run(
     store = Store(sweep, reused)
     for job in store.planned.values():
         check_folder(job)
-    train_pending(sweep.jobs(sweep.rate_seeds, sweep.rates), store, launch, keep_checkpoints)
+    keep = keep_checkpoints or bool(request.names)  # until the tasks are scored
+    train_pending(sweep.jobs(sweep.rate_seeds, sweep.rates), store, launch, keep)
     others = [seed for seed in sweep.seeds if seed not in sweep.rate_seeds]
     if others:
-        train_pending(_at_best_rate(sweep, store.records, others), store, launch, keep_checkpoints)
+        train_pending(_at_best_rate(sweep, store.records, others), store, launch, keep)
     if not store.records:
         return None, len(store.failures)
+    if request.names:
+        compared = [record for arm in arms_of(store.results()) for record in arm.records]
+        tasks.score(compared, request, store.replace)
+        for job in () if keep_checkpoints else store.planned.values():
+            if store.find(job):
+                remove(job.folder / "checkpoints")
     return report.write(sweep.out_dir, store.results()), len(store.failures)
 
 
@@ -158,6 +171,11 @@ class Store:
     def add(self, record: Record) -> None:
         """One more; on the disk before this returns."""
         self.records.append(record)
+        results.save(self.path, self.results())
+
+    def replace(self, record: Record, by: Record) -> None:
+        """One of the records has become another; on the disk before this returns."""
+        self.records[next(i for i, own in enumerate(self.records) if own is record)] = by
         results.save(self.path, self.results())
 
     def fail(self, job: Job, reason: str) -> None:

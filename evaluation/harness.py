@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -130,6 +131,11 @@ class Prepared:
     """lm_eval's name of a set -> for each item its requests."""
 
     @property
+    def harness(self) -> str:
+        """The version of lm_eval."""
+        return f"lm_eval {version('lm_eval')}"
+
+    @cached_property
     def sha256(self) -> str:
         """Over the texts of all requests."""
         digest = hashlib.sha256()
@@ -188,7 +194,7 @@ def score(prepared: Prepared, model: GPT, words: Tokenizer, device: torch.device
         metrics[name] = _joined(by_set[name], sizes if prepared.by_size else {}, list(having.values()))
     return Scores(
         prepared.name,
-        f"lm_eval {version('lm_eval')}",
+        prepared.harness,
         prepared.source,
         prepared.every,
         prepared.available,
@@ -227,7 +233,9 @@ def _joined(values: dict[str, float], sizes: dict[str, int], parts: list[Metric]
     kinds = {part.kind for part in parts}
     if len(parts) == 1 or kinds != {"mean"}:
         return parts[0] if len(parts) == 1 else Metric(value)
-    return Metric(value, "mean", tuple(score for part in parts for score in part.scores))
+    unequal = not sizes and len({len(part.scores) for part in parts}) > 1
+    shares = tuple(1 / len(part.scores) for part in parts for _ in part.scores) if unequal else ()
+    return Metric(value, "mean", tuple(score for part in parts for score in part.scores), shares)
 
 
 def _from_files(name: str, folder: Path) -> tuple[Any, str]:

@@ -14,12 +14,12 @@ class Metric:
 
     value: float
     kind: Kind | Literal[""] = ""
-    """How the value follows from the items: the mean of scores; exp(-sum(scores) / sum(weights)) of log-probabilities in nats;
-    or such a quotient in bits. Empty: in another way, and no items are kept."""
+    """How the value follows from the items: the mean of scores, weighted by the weights; exp(-sum(scores) / sum(weights)) of
+    log-probabilities in nats; or such a quotient in bits. Empty: in another way, and no items are kept."""
     scores: tuple[float, ...] = ()
     """One an item."""
     weights: tuple[float, ...] = ()
-    """One an item, its number of words or bytes; empty: 1 each."""
+    """One an item: its number of words or bytes, or what it counts where sets of unequal size count alike; empty: 1 each."""
 
     @property
     def error(self) -> float | None:
@@ -56,6 +56,10 @@ class Scores:
     def items(self) -> int:
         """How many were scored."""
         return sum(self.sets.values())
+
+    def is_of(self, items_sha256: str, harness: str) -> bool:
+        """Whether these are scores of those items by that version of lm_eval."""
+        return (self.items_sha256, self.harness) == (items_sha256, harness)
 
 
 def to_json(scores: Scores) -> dict[str, Any]:

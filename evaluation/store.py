@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from config.foreign import read_object
 from data.files import write_text
 from evaluation.subject import Subject
 from runtime import checkpoint
@@ -30,6 +31,17 @@ def save(subject: Subject, name: str, found: dict[str, Any]) -> Path | None:
     path = folder / f"{name.replace('/', '_')}.json"
     write_text(path, lines({"step": subject.step, "weights_sha256": subject.weights_sha256} | found))
     return path
+
+
+def tasks(run: Path, step: int, weights_sha256: str) -> dict[str, Any]:
+    """Task -> its JSON, of a run's checkpoint; what was found of other weights is left out. Raises ValueError."""
+    found = {}
+    for path in sorted((run / FOLDER / f"step_{step:08d}").glob("*.json")):
+        values = read_object(path)
+        if "task" in values and weights_sha256 and values.pop("weights_sha256", None) == weights_sha256:
+            values.pop("step", None)
+            found[str(values["task"])] = values
+    return found
 
 
 def lines(values: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import evaluate
 import export
 from comparison import record
 from config.schema import Config
-from evaluation import scores, store
+from evaluation import request, scores, store
 from evaluation.subject import load
 from tests.evaluation import items
 from tests.runs import small_config, train_here
@@ -159,7 +159,7 @@ def test_bad_input_is_exit_2_and_one_line(
 def test_without_lm_eval_the_command_that_installs_it_is_named(
     trained: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(evaluate, "find_spec", lambda name: None)
+    monkeypatch.setattr(request, "find_spec", lambda name: None)
     assert evaluate.main([trained.out_dir, "--tasks", "blimp"]) == 2
     assert capsys.readouterr().err == "evaluate.py: --tasks needs lm_eval, which is not installed; type: pip install lm_eval\n"
 
