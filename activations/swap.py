@@ -38,10 +38,12 @@ def swap(
     channel_dim: which dimension of the activation's input holds the channels, one for all or by module name, where the pass
     cannot tell (it follows convolutions and linear layers through norms, pooling, dropout, sums and products).
     A module that is used in several places stays shared. Device and dtype are those of the nearest parameters, the training
-    mode is that of the replaced module. A transformers model's config records what was swapped: `load_swapped` reads it.
+    mode is that of the replaced module. A transformers model's config records what was swapped: `load_swapped` reads it, and
+    `from_pretrained` alone, or another model of that config, raises.
 
     ValueError, with the model as it was: no module is of class `old` (names the activations that it has), a bad spec, channels
-    that are needed and not certain, a fit to another function than the replaced one.
+    that are needed and not certain, a fit to another function than the replaced one, a transformers model whose config has no
+    field that would say so.
     """
     spec, fits_old = _without_fit(spec)
     spec = registry.check(spec)
@@ -49,6 +51,7 @@ def swap(
     if not places:
         raise ValueError(f"swap: the model has no {_names(old)}; its activations are: {_present(model)}")
     by_name = {name: getattr(parent, key) for name, parent, key in places}
+    swapped.check(model, by_name)
     fed = channels.find(model, by_name, example_inputs, channel_dim) if _needs_channels(spec) else {}
     # All are built before any is replaced: an error leaves the model as it was.
     new: dict[int, Activation] = {}

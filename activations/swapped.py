@@ -1,8 +1,9 @@
 """A transformers model after `swap`: its config records what was swapped, and `load_swapped` brings it back."""
 
+import functools
 import json
 import sys
-import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,26 +20,24 @@ def record(model: nn.Module) -> None:
 
     `config.swapped_activations` holds {"modules": {name: {"spec", "channels", "channel_dim"}}, "fields": {name: what it was}}.
     The fields that name activations are overwritten, so that `from_pretrained` alone raises instead of building GELUs and
-    dropping the coefficients. A model whose config has no such field (Bloom) cannot be protected: a warning says so.
+    dropping the coefficients; so does the model's class, called with such a config. Where no field names one (Bloom), the rates
+    of dropout are overwritten: they are read by every model, and no text is a rate.
     """
-    transformers = sys.modules.get("transformers")
-    if transformers is None:
-        return
-    inside: dict[int, Any] = {}  # the outermost model of each config
-    for module in model.modules():
-        if isinstance(module, transformers.PreTrainedModel):
-            inside.setdefault(id(module.config), module)
-    for config, modules, fields in [(m.config, _modules(m), _fields(m.config)) for m in inside.values()]:
-        if not modules:
-            continue
-        config.swapped_activations = {"modules": modules, "fields": fields}
-        for field in fields:
-            _set(config, field, MARK)
-        if not fields:
-            warnings.warn(
-                f"the config of {config.model_type} names no activation: from_pretrained alone would load a saved model "
-                "without what was swapped; use activations.load_swapped",
-                stacklevel=3,
+    for config, modules, fields in [(m.config, _modules(m), _fields(m.config)) for m in _models(model)]:
+        if modules:
+            config.swapped_activations = {"modules": modules, "fields": fields}
+            for field in fields:
+                _set(config, field, MARK)
+
+
+def check(model: nn.Module, places: Iterable[str]) -> None:
+    """ValueError where a saved model could be loaded as if the modules of these names had not been swapped."""
+    for part in _models(model):
+        inside = {id(module) for module in part.modules()}
+        if not _fields(part.config) and any(id(model.get_submodule(place)) in inside for place in places):
+            raise ValueError(
+                f"swap: the config of {type(part).__name__} names neither an activation nor a rate of dropout, so that "
+                "from_pretrained would load a saved model without what was swapped; set config.activation to what it has"
             )
 
 
@@ -54,16 +53,18 @@ def load_swapped(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"load_swapped: {folder} has no config.json; give a folder that save_pretrained wrote")
-    config = transformers.AutoConfig.from_pretrained(folder)
-    found = getattr(config, "swapped_activations", None)
+    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found = told.get("swapped_activations")
     if not found:
         raise ValueError(f"load_swapped: {folder} records no swapped activations; load it with transformers' from_pretrained")
-    name = (config.architectures or [""])[0]
+    name = (told.get("architectures") or [""])[0]
     kind: Any = getattr(transformers, name, None)
     if not hasattr(kind, "from_pretrained") or not issubclass(kind, transformers.PreTrainedModel):
         raise ValueError(f"load_swapped: config.json names the architecture {name!r}, which transformers does not have")
     for field, value in found["fields"].items():
-        _set(config, field, value)
+        *parts, key = field.split(".")
+        functools.reduce(lambda part, name: part[name], parts, told)[key] = value
+    config = kind.config_class.from_dict(told)
     weights: dict[str, Tensor] = {}
     for file in _shards(folder):
         weights |= load_file(file)
@@ -90,16 +91,40 @@ def _modules(model: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def _fields(config: Any) -> dict[str, str]:
-    """Dotted names of the config's strings that name an activation, its parts' included, and what they were before any swap."""
+def _models(model: nn.Module) -> list[Any]:
+    """The outermost model of each config of transformers."""
+    transformers = sys.modules.get("transformers")
+    if transformers is None:
+        return []
+    found: dict[int, Any] = {}
+    for module in model.modules():
+        if isinstance(module, transformers.PreTrainedModel):
+            found.setdefault(id(module.config), module)
+    return list(found.values())
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    """Dotted names of what `record` overwrites, in the config and its parts, and what that was before any swap."""
+    return _naming(config) or _rates(config)
+
+
+def _rates(config: Any) -> dict[str, Any]:
+    """The rates of dropout."""
+    earlier = (getattr(config, "swapped_activations", None) or {}).get("fields", {})
+    rates = {key: earlier.get(key, value) for key, value in vars(config).items() if "drop" in key}
+    return {key: value for key, value in rates.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+
+
+def _naming(config: Any) -> dict[str, Any]:
+    """The strings that name an activation."""
     from transformers import PreTrainedConfig
     from transformers.activations import ACT2FN
 
     earlier = (getattr(config, "swapped_activations", None) or {}).get("fields", {})
-    found: dict[str, str] = {}
+    found: dict[str, Any] = {}
     for key, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
-            found |= {f"{key}.{inner}": was for inner, was in _fields(value).items()}
+            found |= {f"{key}.{inner}": was for inner, was in _naming(value).items()}
         elif value == MARK and key in earlier:
             found[key] = earlier[key]
         elif isinstance(value, str) and ("act" in key or key == "feed_forward_proj") and value.split("-")[-1] in ACT2FN:
@@ -109,9 +134,7 @@ def _fields(config: Any) -> dict[str, str]:
 
 def _set(config: Any, field: str, value: str) -> None:
     *parts, key = field.split(".")
-    for part in parts:
-        config = getattr(config, part)
-    setattr(config, key, value)
+    vars(functools.reduce(getattr, parts, config))[key] = value  # setattr checks the type
 
 
 def _shards(folder: Path) -> list[Path]:

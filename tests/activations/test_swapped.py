@@ -106,10 +106,52 @@ def test_a_second_swap_is_what_is_recorded(tmp_path: Path) -> None:
     assert model.config.swapped_activations["fields"] == {"activation_function": "gelu_new"}
 
 
-def test_a_config_without_a_field_warns() -> None:
-    model = transformers.BloomModel(transformers.BloomConfig(vocab_size=100, hidden_size=32, n_layer=1, n_head=2))
-    with pytest.warns(UserWarning, match="bloom names no activation"):
-        activations.swap(model, type(model.h[0].mlp.gelu_impl), "hermite")
+def bloom() -> Any:
+    torch.manual_seed(0)
+    return transformers.BloomModel(transformers.BloomConfig(vocab_size=100, hidden_size=32, n_layer=1, n_head=2)).eval()
+
+
+def test_a_config_that_names_no_activation_loses_its_dropout_instead(tmp_path: Path) -> None:
+    model = bloom()
+    kind = type(model.h[0].mlp.gelu_impl)
+    activations.swap(model, kind, "hermite:degree=5")
+    activations.swap(model, Activation, "fourier")  # what is recorded stays what was
+    train_a_little(model)
+    assert model.config.swapped_activations["fields"] == {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+    model.save_pretrained(tmp_path)
+    for load in (transformers.BloomModel.from_pretrained, transformers.AutoConfig.from_pretrained):
+        with pytest.raises(Exception, match=r"activations\.load_swapped"):
+            load(tmp_path)
+    loaded: Any = activations.load_swapped(tmp_path)
+    assert torch.equal(loaded(TOKENS)[0], model(TOKENS)[0])
+    with pytest.raises(TypeError):
+        transformers.BloomModel(model.config).eval()(TOKENS)
+
+
+def test_another_model_of_a_swapped_config_is_refused() -> None:
+    model = gpt2()
+    activations.swap(model, NewGELUActivation, "hermite")
+    with pytest.raises(KeyError, match=r"activations\.load_swapped"):
+        transformers.GPT2LMHeadModel(model.config)
+    assert torch.equal(copy.deepcopy(model)(TOKENS).logits, model(TOKENS).logits)
+
+
+class Bare(transformers.PreTrainedModel):  # type: ignore[misc]
+    """A model whose config has nothing that a swap could be told in."""
+
+    config_class = transformers.PreTrainedConfig
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.act = nn.GELU()
+        self.post_init()
+
+
+def test_a_config_that_cannot_say_what_was_swapped_is_refused() -> None:
+    model = nn.Sequential(Bare(transformers.PreTrainedConfig()), nn.GELU())
+    with pytest.raises(ValueError, match="config of Bare names neither an activation nor a rate of dropout"):
+        activations.swap(model, nn.GELU, "hermite")
+    assert isinstance(model[0].act, nn.GELU)
 
 
 def test_what_cannot_be_brought_back_is_one_line(tmp_path: Path) -> None:
