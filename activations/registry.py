@@ -26,6 +26,7 @@ FAMILIES = {
     "tpgu": "activations.tpgu.TPGU",
     "rational": "activations.rational.Rational",
     "xielu": "activations.xielu.XIELU",
+    "spline": "activations.spline.Spline",
 }
 
 

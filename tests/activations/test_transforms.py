@@ -218,6 +218,7 @@ INFINITE = {
     "tpgu": (math.inf, math.inf),
     "rational": (None, None),
     "xielu": (math.inf, math.inf),
+    "spline": (None, None),
 }
 
 

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from activations.kernels import fourier, hermite, polynomial, rational, tropical, xielu
 from activations.kernels.pointwise import Pointwise
+from activations.spline import linear_spline
 
 STD = torch.tensor(0.7)
+PLACE = torch.tensor([1.5, 0.8])  # four pieces from x = -1.875 to 3.125
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,17 @@ def with_std(module: object) -> tuple[Callable[..., Pointwise], Callable[..., Te
     return partial(lambda f, *c: f(*c, STD), kernel), partial(lambda f, x, *c: f(x, *c, STD.double()), reference)
 
 
+def spline_reference(x: Tensor, base: Tensor, rises: Tensor, outer: Tensor) -> Tensor:
+    """The height of the knot on the left of x, and the part of the next rise that x has gone."""
+    w = x * PLACE[1].double() + PLACE[0].double()
+    heights = torch.cat([base, base + rises.cumsum(-1)], dim=-1)
+    slopes = torch.cat([outer[..., :1], rises, outer[..., 1:]], dim=-1)
+    piece = (w.detach().ceil().long()).clamp(0, rises.shape[-1] + 1)
+    knot = (piece - 1).clamp(min=0)
+    height, slope = (t.expand(*x.shape, -1).gather(-1, i[..., None])[..., 0] for t, i in ((heights, knot), (slopes, piece)))
+    return height + slope * (w - knot)
+
+
 CASES = {
     "constant": Case(polynomial.polynomial, polynomial.reference, (1,)),
     "line": Case(polynomial.polynomial, polynomial.reference, (2,)),
@@ -51,6 +64,7 @@ CASES = {
     "tropical_rational": Case(tropical.tropical_rational, tropical.rational_reference, (4, 4, 3, 3)),
     "rational": Case(rational.rational, rational.reference, (6, 4)),
     "xielu": Case(*with_std(xielu), (1, 1, 1)),
+    "spline": Case(lambda *c: linear_spline(*c, PLACE), spline_reference, (1, 4, 2)),
 }
 
 
