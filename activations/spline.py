@@ -62,7 +62,7 @@ class Spline(Learnable):
         pieces = v.shape[-1] - 1
         spacing = 2 * REACH / pieces
         w = (z.clamp(-LARGEST_INPUT, LARGEST_INPUT) + REACH) / spacing
-        # At a knot the slope is that of the piece on the left: relu's there is 0, and the upper limit of a clamp passes its own.
+        # At a knot the slope is that of the piece on the left: relu's is 0 there, and a clamp's at its upper limit is 1.
         beyond = [torch.relu(w.clamp(max=pieces) - i) for i in range(pieces + 1)]
         y = v[..., 0] + m[..., 0] * spacing * w.clamp(max=0)
         for i in range(pieces):
