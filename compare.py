@@ -7,6 +7,7 @@ python compare.py report DIR...      the report from finished runs, of compare.p
 python compare.py eval RUN...        loss of checkpoints on any prepared validation set, zero-shot
 python compare.py shapes RUN         a picture of the activations that a run learned
 python compare.py depth              how variance travels through deep networks at initialisation
+python compare.py coordinates CONFIG.py   whether a learning rate will transfer over widths: muP's coordinate check
 
 compare.py CONFIG.py --help, compare.py report --help and so on list the options of each.
 """
@@ -23,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from activations import plot, registry
-from comparison import depth, launch, record, report, results, run
+from comparison import coordinates, depth, launch, record, report, results, run
 from comparison.document import Table, markdown
 from comparison.plan import Job, Sweep, learning_rates, plan, varied_fields
-from config.command_line import Once, Parser, overrides, whole
+from config.command_line import Once, Parser, load_preset, overrides, whole
 from config.schema import field_types
 from data import files
 from data.lock import locked
@@ -77,6 +78,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
 
     one: dict[str, Any] = {"action": Once}
     number: dict[str, Any] = {"action": Once, "type": whole, "metavar": "N"}
+    numbers: dict[str, Any] = {"action": "extend", "nargs": "+", "type": whole, "metavar": "N"}
     many: dict[str, Any] = {"action": "extend", "nargs": "+", "default": []}
     folder: dict[str, Any] = {"action": Once, "type": Path, "metavar": "DIR"}
     spec: dict[str, Any] = {"action": Once, "default": "", "metavar": "SPEC"}
@@ -125,10 +127,21 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     summary = "how variance travels through deep networks at initialisation: depth.json and depth.png"
     add = subcommand("depth", measure_depth, "depth --activations SPEC... [options]", summary).add_argument
     add("--activations", **many, required=True, metavar="SPEC", help="what is compared")
-    add("--depths", action="extend", nargs="+", type=whole, metavar="N", help="numbers of layers (4 12 24 48)")
+    add("--depths", **numbers, help="numbers of layers (4 12 24 48)")
     add("--width", **number, default=256, help="a multiple of 64 (256)")
     add("--seeds", **number, default=3, help="networks of each (3)")
     add("--out_dir", **folder, default=Path("runs/depth"), help="where the two files go (runs/depth)")
+
+    add = subcommand(
+        "coordinates", check_coordinates, "coordinates CONFIG.py [options] [--field value ...]",
+        "how far a few steps move activations at several widths, with and without muP: coordinates.json and .png",
+        "Every field of CONFIG.py can be changed by --field value; small ones are enough: --n_layer 2 --block_size 32.",
+    ).add_argument
+    add("preset", type=Path, metavar="CONFIG.py", help="the preset of all networks; n_embd is chosen by --widths")
+    add("--widths", **numbers, help="n_embd; the least is muP's base (64 128 256 512)")
+    add("--steps", **number, default=5, help="optimizer steps (5)")
+    add("--seeds", **number, default=2, help="networks of each (2)")
+    add("--out_dir", **folder, default=Path("runs/coordinates"), help="where the files go (runs/coordinates)")
     # fmt: on
     return top, subcommands.choices
 
@@ -140,7 +153,7 @@ def read_options(argv: Sequence[str]) -> argparse.Namespace:
     if words[0] not in subcommands:
         top.parse_args(words)
     parser = subcommands[words[0]]
-    if words[0] == "sweep":
+    if words[0] in ("sweep", "coordinates"):
         options, fields = parser.parse_known_args(words[1:])
         options.fields = fields
         parser.refuse_unknown(fields, list(field_types()))
@@ -278,6 +291,28 @@ def measure_depth(options: argparse.Namespace) -> int:
     files.write_bytes(options.out_dir / "depth.svg", picture.svg)
     print(markdown([depth.table(networks)]), end="")
     print(f"The picture lies in {options.out_dir / 'depth.png'}")
+    return 0
+
+
+def check_coordinates(options: argparse.Namespace) -> int:
+    """`coordinates CONFIG.py`: how a few steps move activations, over widths."""
+    given = overrides(options.fields)
+    if chosen := sorted({"n_embd", "mup_base_width"} & given.keys()):
+        raise ValueError(f"--{chosen[0]} is chosen here: give --widths, of which the least is muP's base")
+    widths = sorted(set(options.widths or [64, 128, 256, 512]))
+    if len(widths) < 2 or not 1 <= options.steps <= 100 or not 1 <= options.seeds <= 100:
+        told = f"--widths {' '.join(map(str, widths))} --steps {options.steps} --seeds {options.seeds}"
+        raise ValueError(f"{told}: allowed are at least two widths, 1 to 100 steps and 1 to 100 seeds")
+    config = replace(load_preset(options.preset), **given)
+    check_writable(options.out_dir)
+    rows = coordinates.measure(config, widths, options.steps, options.seeds)
+    command = shlex.join(["python", "compare.py", *options.argv])
+    files.write_json(options.out_dir / "coordinates.json", {"command": command, "rows": rows})
+    picture = coordinates.picture(rows)
+    files.write_bytes(options.out_dir / "coordinates.png", picture.png)
+    files.write_bytes(options.out_dir / "coordinates.svg", picture.svg)
+    print(markdown([coordinates.table(rows)]), end="")
+    print(f"The picture lies in {options.out_dir / 'coordinates.png'}")
     return 0
 
 

@@ -72,10 +72,10 @@ def tokenizer_of(config: Config, source: Path, run_dir: Path) -> Tokenizer | Non
 
 def write_model(gpt: GPT, words: Tokenizer | None, place: Path) -> None:
     """config.json, generation_config.json, model.safetensors and, where it is no plain GPT-2, the modelling file."""
-    config = gpt.config
+    config, state = gpt.standard()
     fields = folder.gpt2_fields(config)
     ends = dict.fromkeys(("bos_token_id", "eos_token_id"), words.eot if words else None)
-    state = folder.with_biases(gpt.gpt2_state_dict(), config)
+    state = folder.with_biases(state, config)
     if not folder.is_gpt2(config):
         fields |= folder.own_fields(config) | {
             "model_type": folder.EXPORTED,
@@ -128,6 +128,11 @@ def model_card(gpt: GPT, config: Config, words: Tokenizer | None, run_dir: Path,
             "Weight decay would undo the activation's gain. The coefficients' names hold `bias`, so `Trainer` decays none.",
             "For another optimizer use `activations.parameter_groups(model, lr, weight_decay)`.", "",
         ]  # fmt: skip
+    if config.mup_base_width:
+        lines += [
+            "It was trained with muP, whose factors are in the weights here; trained further, it is a standard model.",
+            "",
+        ]
     if not config.bias:
         lines += ["The model was trained without biases; GPT-2 has them, and here they are zero.", ""]
     values = json.dumps({name: getattr(config, name) for name in config.__dataclass_fields__}, indent=1)

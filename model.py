@@ -76,6 +76,7 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
+        self.scale = config.attention_scale
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         B, T, C = x.shape
@@ -86,25 +87,25 @@ class CausalSelfAttention(nn.Module):
             assert T == 1 or cache.length == 0, "more than one token on top of a filled cache needs a mask"
             k, v = cache.extend(self.layer, k, v)
         dropout = self.dropout if self.training else 0.0
-        y = attention(q, k, v, causal, dropout)  # (B, H, T, D)
+        y = attention(q, k, v, causal, dropout, self.scale)  # (B, H, T, D)
         y = self.c_proj(y.transpose(1, 2).reshape(B, T, C))  # heads side by side again
         return F.dropout(y, dropout) if dropout else y
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v of q (B, H, T, D) and k, v (B, H, S, D); `causal`: S = T, and no query sees a later key."""
+def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float, scale: float) -> Tensor:
+    """softmax(scale q k^T) v of q (B, H, T, D) and k, v (B, H, S, D); `causal`: S = T, and no query sees a later key."""
     # On CPUs the fused kernel reaches a fraction of the matrix products' speed in bfloat16 (`python -m bench.parts`, LOG.md).
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and causal and q.size(2) <= WRITTEN_OUT:
-        return written_out_attention(q, k, v, dropout)
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
+        return written_out_attention(q, k, v, dropout, scale)
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal, scale=scale)
 
 
-def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def written_out_attention(q: Tensor, k: Tensor, v: Tensor, dropout: float, scale: float) -> Tensor:
     """Causal attention as plain matrix products; the scores (B, H, T, T) lie in memory, and in a cache while they are small."""
     B, H, T, D = q.shape
     q, k, v = (x.reshape(B * H, T, D) for x in (q, k, v))
     mask = torch.full((T, T), -math.inf, dtype=q.dtype, device=q.device).triu(1)
-    weights = torch.baddbmm(mask, q, k.mT, alpha=D**-0.5).softmax(-1)
+    weights = torch.baddbmm(mask, q, k.mT, alpha=scale).softmax(-1)
     return (F.dropout(weights, dropout) @ v).view(B, H, T, D)
 
 
@@ -240,7 +241,9 @@ class GPT(nn.Module):
         return self.logits(x) if targets is None else self.loss(x, targets, reduction)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logits (..., V) of the transformer's output (..., C); the padded ids have none."""
+        """Logits (..., V) of the transformer's output (..., C); the padded ids have none. muP divides them by `width_ratio`."""
+        if self.config.width_ratio != 1:
+            x = x / self.config.width_ratio
         return self.product(x, self.transformer.wte.weight)[..., : self.config.vocab_size]
 
     def loss(self, x: Tensor, targets: Tensor, reduction: Literal["mean", "none"]) -> Tensor:
@@ -342,13 +345,32 @@ class GPT(nn.Module):
         """Inverse of `gpt2_state_dict`. Raises ValueError that begins with `where` and names tensors that do not fit."""
         folder.load_gpt2(self.state_dict(), state, self.config.vocab_size, where)
 
+    def standard(self) -> tuple[GPTConfig, dict[str, Tensor]]:
+        """The config without muP, and `gpt2_state_dict` for it: the same function, its two factors in the weights.
+
+        1/`width_ratio` of the logits goes into the last norm, and what the scale of attention is beside 1/sqrt(D) into the
+        queries. Trained further, it is a standard model.
+        """
+        config, state = dataclasses.replace(self.config, mup_base_width=0, mup_base_heads=0), self.gpt2_state_dict()
+        if self.config.mup_base_width:
+            width = config.n_embd
+            for name in state:
+                if name.startswith("transformer.ln_f."):
+                    state[name] = state[name] / self.config.width_ratio
+                elif ".attn.c_attn." in name:
+                    state[name] = state[name].clone()
+                    state[name][..., :width] *= self.config.attention_scale / config.attention_scale
+        return config, state
+
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors as `transformers` reads them.
+
+        A model with muP is written as the standard one that computes the same.
 
         GPT-2 knows no model without biases: where `bias` is off they are written as zeros. A model with a learnable activation
         comes back through `from_pretrained` alone; export.py writes it for `transformers`.
         """
-        folder.write(Path(directory), self.config, self.gpt2_state_dict())
+        folder.write(Path(directory), *self.standard())
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, block_size: int | None = None) -> "GPT":
@@ -385,21 +407,29 @@ def count_flops_per_token(config: GPTConfig, num_parameters: int) -> int:
 
 
 def initial_std(name: str, config: GPTConfig) -> float:
-    """Standard deviation of the initial weights of the matrix or table of that name; see `MLP` for its three."""
+    """Standard deviation of the initial weights of the matrix or table of that name; see `MLP` for its three.
+
+    Under muP (Yang et al. 2022, arXiv 2203.03466, Table 8) a hidden matrix has a variance of 1/fan-in, and the tables one that
+    does not depend on the width: 0.02 becomes 0.02/sqrt(`width_ratio`) for the former.
+    """
     gated = config.mlp == "gated"
     if name.endswith("mlp.c_gate.weight" if gated else "mlp.c_fc.weight"):
         return preactivation_matrix_std(config)
     if name.endswith("mlp.c_fc.weight"):
         return 1 / math.sqrt(config.n_embd)
-    if not name.endswith("c_proj.weight"):
+    if name.endswith(("wte.weight", "wpe.weight")):
         return 0.02
-    std = 0.02 / math.sqrt(2 * config.n_layer)
+    std = 0.02 / math.sqrt(config.width_ratio)
+    if not name.endswith("c_proj.weight"):
+        return std
+    std /= math.sqrt(2 * config.n_layer)
     return std * math.sqrt(4 * config.n_embd / config.mlp_width) if gated and name.endswith("mlp.c_proj.weight") else std
 
 
 def preactivation_matrix_std(config: GPTConfig) -> float:
     """Initial standard deviation of the matrix before the activation; times sqrt(n_embd) it is that of the pre-activations."""
-    return 0.02 if config.mlp_init == "gpt2" else config.preactivation_std / math.sqrt(config.n_embd)
+    gpt2 = 0.02 / math.sqrt(config.width_ratio)
+    return gpt2 if config.mlp_init == "gpt2" else config.preactivation_std / math.sqrt(config.n_embd)
 
 
 def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None) -> Tensor:

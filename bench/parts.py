@@ -112,7 +112,7 @@ def attention_ways(shape: tuple[int, ...], device: torch.device) -> dict[str, St
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
     def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return model.written_out_attention(q, k, v, dropout=0.0)
+        return model.written_out_attention(q, k, v, dropout=0.0, scale=q.size(-1) ** -0.5)
 
     def step(f: Callable[..., Tensor]) -> Step:
         return lambda: torch.autograd.grad(f(q, k, v), leaves, dy)

@@ -39,6 +39,21 @@ class GPTConfig:
     mlp_init: Literal["gpt2", "unit"] = "gpt2"
     preactivation_std: float = 1.0
     input_scale: Literal["auto", "1"] = "auto"
+    mup_base_width: int = 0
+    mup_base_heads: int = 0
+
+    @property
+    def width_ratio(self) -> float:
+        """n_embd over `mup_base_width`; 1 where muP is off."""
+        return self.n_embd / self.mup_base_width if self.mup_base_width else 1.0
+
+    @property
+    def attention_scale(self) -> float:
+        """Factor of q k^T: 1/sqrt(D) for heads of size D; under muP sqrt(D at the base) / D, the same at the base width."""
+        size = self.n_embd // self.n_head
+        standard: float = size**-0.5
+        at_base = self.mup_base_width // (self.mup_base_heads or self.n_head) if self.mup_base_width else size
+        return math.sqrt(at_base / size) * standard
 
     @property
     def matrix_parameters(self) -> int:
@@ -146,6 +161,11 @@ class Config:
     """Standard deviation of the activation's inputs at init, with mlp_init unit."""
     input_scale: Literal["auto", "1"] = setting("auto", resume="fixed", compare="same", model="other")
     """input_std given to the activation: auto is the standard deviation that mlp_init produces; 1 ignores it."""
+
+    mup_base_width: int = setting(0, resume="fixed", compare="same", model="shape", start=True)
+    """muP: n_embd at which a model is the standard one; others have its init, rates and scales by their width. 0: off."""
+    mup_base_heads: int = setting(0, resume="fixed", compare="same", model="shape", start=True)
+    """n_head of the model of mup_base_width; 0: the same n_head, so that heads grow with the width."""
 
     # Data
     data_dir: str = setting(resume="free", compare="same", ranks="free", start=True)
@@ -370,12 +390,25 @@ def _shape_problems(config: GPTConfig | Config) -> list[str]:
         problems.append(
             f"preactivation_std={config.preactivation_std} has no effect with mlp_init='gpt2'; give --mlp_init unit"
         )
+    problems += _mup_problems(config)
     if not 0.0 <= config.dropout < 1.0:
         problems.append(f"dropout={config.dropout} must be in [0, 1)")
     try:
         registry.check(config.activation)
     except ValueError as error:
         problems.append(f"activation: {error}")
+    return problems
+
+
+def _mup_problems(config: GPTConfig | Config) -> list[str]:
+    width, heads = config.mup_base_width, config.mup_base_heads
+    problems = [f"{n}={v} must not be negative" for n, v in (("mup_base_width", width), ("mup_base_heads", heads)) if v < 0]
+    if heads and not width:
+        problems.append(f"mup_base_heads={heads} has no effect without mup_base_width; give --mup_base_width")
+    used = heads or config.n_head
+    if not problems and width and used > 0 and width % used:
+        told = f"mup_base_heads={heads}" if heads else f"n_head={used}; give the base model's as --mup_base_heads"
+        problems.append(f"mup_base_width={width} is not a multiple of {told}")
     return problems
 
 

@@ -3,6 +3,13 @@
 Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) steps along the orthogonalised momentum of a matrix. Its update
 has the RMS 1 / sqrt(max(rows, columns)), AdamW's about 0.2. So the step is made 0.2 sqrt(max(rows, columns)) times as long (Liu
 et al. 2025, arXiv 2502.16982, section 2.2, equation 4): then one learning rate and one weight decay serve both.
+
+muP (Yang et al. 2022, arXiv 2203.03466, Table 8, Adam): with r = n_embd / mup_base_width the rate of a hidden matrix is 1/r of
+learning_rate, that of all others is learning_rate itself. So it is for coefficients: a layer's are as many at each width, and
+channels' are like biases. Adam's step then changes the shape at a rate that does not depend on the width.
+Muon's step has the spectral norm 0.2 learning_rate sqrt(max(rows, columns)). It has to stay as the width grows (Yang et al.
+2023, arXiv 2310.17813, condition 1), so the rate is 1/sqrt(r). Weight decay grows by as much as the rate falls: a step leaves
+1 - rate * decay of a weight at each width.
 """
 
 import math
@@ -36,14 +43,24 @@ def optimizer(model: nn.Module, config: Config, device: torch.device) -> torch.o
     """
     groups = activations.parameter_groups(model, config.learning_rate, config.weight_decay, config.activation_lr_scale)
     betas, fused = (config.beta1, config.beta2), device.type in ("cpu", "cuda")
-    if config.optimizer == "adamw":
+    ratio = config.n_embd / config.mup_base_width if config.mup_base_width else 1.0
+    if config.optimizer == "adamw" and ratio == 1:
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=fused)
+    slower = ratio if config.optimizer == "adamw" else math.sqrt(ratio)
     hidden = {id(layer.weight) for layer in model.modules() if isinstance(layer, nn.Linear)}
     others, matrices = list[dict[str, Any]](), list[dict[str, Any]]()
     for group in groups:
         for is_hidden, found in ((False, others), (True, matrices)):
             if members := [parameter for parameter in group["params"] if (id(parameter) in hidden) == is_hidden]:
-                found.append(group | {"params": members} | ({"name": "matrices"} if is_hidden else {}))
+                own = {
+                    "name": "matrices",
+                    "lr": group["lr"] / slower,
+                    "lr_scale": 1 / slower,
+                    "weight_decay": group["weight_decay"] * slower,
+                }
+                found.append(group | {"params": members} | (own if is_hidden else {}))
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW([*others, *matrices], lr=config.learning_rate, betas=betas, fused=fused)
     return Together(
         torch.optim.AdamW(others, lr=config.learning_rate, betas=betas, fused=fused),
         torch.optim.Muon(matrices, lr=config.learning_rate, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"),

@@ -18,7 +18,7 @@ import activations
 import decoding
 from config import arm
 from config.schema import GPTConfig
-from model import GPT, MLP, count_parameters, initial_std, sample
+from model import GPT, MLP, CausalSelfAttention, count_parameters, initial_std, sample
 from runtime.hardware import why_not_compile
 
 CONFIG = GPTConfig(n_layer=3, n_head=4, n_embd=64, block_size=48, vocab_size=300)
@@ -230,6 +230,61 @@ def test_the_activation_is_built_for_the_inputs_it_gets(mlp_init: str, input_sca
         assert float(slope.square().mean()) == pytest.approx(1, rel=0.05)
 
 
+def test_mup_at_its_base_width_is_the_standard_model_to_the_bit() -> None:
+    standard, mup = make(), make(mup_base_width=64)
+    assert all(torch.equal(p, q) for p, q in zip(standard.parameters(), mup.parameters(), strict=True))
+    assert torch.equal(standard(IDS), mup(IDS))
+
+
+@pytest.mark.parametrize("mlp_init", ["gpt2", "unit"])
+@pytest.mark.parametrize("mlp", ["plain", "gated"])
+def test_mup_s_initial_weights_and_factors_are_the_published_table_s(mlp: str, mlp_init: str) -> None:
+    """Yang et al., Table 8: hidden variances go with 1/fan-in, tables keep theirs, logits are divided by the width ratio."""
+    base = dataclasses.replace(CONFIG, mlp=mlp, mlp_init=mlp_init, bias=False, mup_base_width=64)
+    wide = dataclasses.replace(base, n_embd=256)
+    assert wide.width_ratio == 4
+    for name, p in GPT(wide).named_parameters():
+        if "ln_" in name:
+            continue
+        falls = 1 if name.endswith(("wte.weight", "wpe.weight")) else 4
+        expected = initial_std(name, base) / falls**0.5
+        assert initial_std(name, wide) == pytest.approx(expected, rel=0.01)  # a gated width is rounded
+        values = p[:300] if "wte" in name else p
+        assert float(values.std()) == pytest.approx(expected, rel=0.05), name
+    acts = [GPT(config).transformer.h[0].mlp.act for config in (base, wide)]
+    assert float(acts[0].input_std) == pytest.approx(float(acts[1].input_std))
+    gpt = make(mup_base_width=16)
+    assert torch.allclose(gpt(IDS), gpt.transformer(IDS) @ gpt.transformer.wte.weight[:300].T / 4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("heads", "base_size"), [(0, 8), (2, 16)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mup_scales_attention_by_the_size_of_a_head(heads: int, base_size: int, dtype: torch.dtype) -> None:
+    """sqrt(D of the base) / D, by both kernels; with the same number of heads, or with that of a base model that is named."""
+    config = dataclasses.replace(CONFIG, mup_base_width=32, mup_base_heads=heads, bias=False)
+    attn = CausalSelfAttention(config, 0).to(dtype)
+    x = torch.randn(2, 9, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    q, k, v = (t.view(2, 9, 4, 16).transpose(1, 2) for t in (x @ attn.c_attn.weight.T).float().split(64, -1))
+    scores = (q @ k.mT * base_size**0.5 / 16).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
+    expected = (scores.softmax(-1) @ v).transpose(1, 2).reshape(2, 9, 64) @ attn.c_proj.weight.float().T
+    assert (attn(x).float() - expected).abs().max() < (1e-6 if dtype == torch.float32 else 2e-2)
+    assert config.attention_scale == pytest.approx(base_size**0.5 / 16)
+
+
+def test_a_model_with_mup_is_written_as_the_standard_one_that_computes_the_same(tmp_path: Path) -> None:
+    from transformers import GPT2LMHeadModel
+
+    gpt = make(mup_base_width=32, mup_base_heads=2, n_head=2)
+    gpt.save_pretrained(tmp_path)
+    again = GPT.from_pretrained(tmp_path).eval()
+    assert again.config == dataclasses.replace(gpt.config, mup_base_width=0, mup_base_heads=0)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = gpt(IDS)
+        for logits in (again(IDS), theirs(IDS).logits):
+            assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
 def test_padded_ids_take_no_part() -> None:
     gpt = make(vocab_size=257)
     ids = IDS[:, :8] % 257
@@ -265,8 +320,8 @@ def test_dropout_acts_in_training_alone() -> None:
 @pytest.mark.parametrize("name", ["gelu", "hermite:degree=3", "tpgu:degree=5", "gated(hermite:degree=3)"])
 @pytest.mark.parametrize("prompt_length", [1, 20, 60])
 def test_the_cache_changes_no_token(name: str, prompt_length: int) -> None:
-    """Within the context and past block_size, where it is rebuilt."""
-    gpt = make(**arm.fields(name))
+    """Within the context and past block_size, where it is rebuilt; with muP where the MLP is gated."""
+    gpt = make(**arm.fields(name), mup_base_width=32 * name.startswith("gated"))
     prompt = IDS.repeat(1, 2)[:, :prompt_length]
     first, second = (
         gpt.generate(prompt, 60, generator=torch.Generator().manual_seed(7), use_cache=cached, top_k=50)

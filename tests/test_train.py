@@ -151,8 +151,12 @@ def test_evaluation_between_steps_changes_nothing(small: Config, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"optimizer": "muon", "mlp": "gated", "activation": "hermite:degree=3,per=channel", "bias": True}],
-    ids=["adamw", "muon"],
+    [
+        {},
+        {"optimizer": "muon", "mlp": "gated", "activation": "hermite:degree=3,per=channel", "bias": True},
+        {"mup_base_width": 16, "mlp": "gated"},
+    ],
+    ids=["adamw", "muon", "mup"],
 )
 def test_resume_in_process_is_exact_with_dropout_and_a_torn_row(small: Config, tmp_path: Path, changes: dict[str, Any]) -> None:
     small = dataclasses.replace(small, **changes)
@@ -225,6 +229,12 @@ def test_another_number_of_processes_sees_the_same_data(small: Config, tmp_path:
     for step in a:
         assert a[step]["data_hash"] == b[step]["data_hash"]
         assert a[step]["train_loss"] == pytest.approx(b[step]["train_loss"], rel=1e-4)
+
+
+def test_mup_at_its_base_width_trains_the_standard_model_to_the_bit(small: Config, tmp_path: Path) -> None:
+    standard = train_here(small)
+    mup = train_here(small, mup_base_width=small.n_embd, out_dir=str(tmp_path / "mup"))
+    assert_same(standard, mup)
 
 
 @pytest.mark.parametrize("processes", [2, 3])

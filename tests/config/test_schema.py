@@ -39,6 +39,9 @@ def test_all_problems_come_at_once() -> None:
         ("max_steps", -1, "max_steps=-1 must not be negative"),
         ("eval_interval", 0, "eval_interval=0 must be at least 1"),
         ("n_embd", 1 << 30, "n_embd=1073741824 is above"),
+        ("mup_base_width", -1, "mup_base_width=-1 must not be negative"),
+        ("mup_base_heads", 2, "mup_base_heads=2 has no effect without mup_base_width"),
+        ("mup_base_width", 50, "mup_base_width=50 is not a multiple of n_head=4; give the base model's as --mup_base_heads"),
     ],
 )
 def test_what_was_given_and_what_is_allowed(field: str, value: object, told: str) -> None:

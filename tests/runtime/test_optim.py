@@ -113,6 +113,28 @@ def test_muon_has_the_weights_of_the_linear_layers_and_nothing_else(activation: 
         assert (group["name"], group.get("adjust_lr_fn")) == ("matrices", "match_rms_adamw") or name not in muons
 
 
+@pytest.mark.parametrize(("optimizer", "slower"), [("adamw", 4.0), ("muon", 2.0)])
+def test_mup_slows_the_hidden_matrices_alone(optimizer: str, slower: float) -> None:
+    """Table 8 of Yang et al. for Adam, 1/r; 1/sqrt(r) for Muon. A step's decay leaves the same of a weight at each width."""
+    config = dataclasses.replace(tiny, n_embd=128, n_head=2, optimizer=optimizer, bias=True, mup_base_width=32)
+    config = dataclasses.replace(config, activation="hermite:degree=3,per=channel", activation_lr_scale=0.5)
+    model = GPT(config.gpt(257))
+    made = make_optimizer(model, config, torch.device("cpu"))
+    names = {id(p): name for name, p in model.named_parameters()}
+    for rate in (config.learning_rate, 1e-3):
+        for group in made.param_groups:
+            for name in (names[id(p)] for p in group["params"]):
+                is_hidden = "c_" in name and name.endswith("weight")
+                expected = rate * 0.5 if ".act." in name else rate / slower if is_hidden else rate
+                assert group["lr"] == pytest.approx(expected), name
+                decays = is_hidden or name.endswith(("wte.weight", "wpe.weight"))
+                assert group["lr"] * group["weight_decay"] == pytest.approx(rate * config.weight_decay * decays), name
+        set_learning_rate(made, 1e-3)
+    standard, at_base = (dataclasses.replace(config, mup_base_width=width) for width in (0, 128))
+    groups = [make_optimizer(GPT(c.gpt(257)), c, torch.device("cpu")).state_dict()["param_groups"] for c in (standard, at_base)]
+    assert groups[0] == groups[1]
+
+
 def test_steps_of_muon_are_the_written_out_rule_and_adamw_s_are_its_own() -> None:
     """Nesterov momentum, five quintic iterations in bfloat16, and an update whose RMS is AdamW's 0.2, whatever the shape."""
     config = dataclasses.replace(tiny, optimizer="muon", n_layer=1, n_head=2, n_embd=64, bias=True)

@@ -135,6 +135,8 @@ def test_init_from_a_run_keeps_what_it_learned(small: Config, tmp_path: Path, ca
     assert "block_size 16: the first of the model's 32 positions are kept" in caplog.messages
     with pytest.raises(ValueError, match=r"does not fit this config: layer_norm_epsilon 0\.01 \(it has 1e-05\)"):
         set_up(dataclasses.replace(small, layer_norm_epsilon=0.01, init_from=source.out_dir, out_dir=str(tmp_path / "eps")))
+    with pytest.raises(ValueError, match=r"does not fit this config: mup_base_width 16 \(it has 0\)"):
+        set_up(dataclasses.replace(small, mup_base_width=16, init_from=source.out_dir, out_dir=str(tmp_path / "mup")))
     with pytest.raises(ValueError, match=r"does not fit this config: mlp gated \(it has plain\)"):
         set_up(dataclasses.replace(small, mlp="gated", init_from=source.out_dir, out_dir=str(tmp_path / "gated")))
     with pytest.raises(ValueError, match=r"does not fit this config: n_layer 3 \(it has 2\)"):
