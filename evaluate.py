@@ -27,6 +27,7 @@ from evaluation.request import Request, add_options
 from evaluation.scores import Scores
 from evaluation.subject import Subject, load
 from runtime.hardware import pick_device
+from runtime.terminal import close_stdout
 
 _UNKNOWN = "–"
 
@@ -41,15 +42,18 @@ def main(argv: list[str] | None = None) -> int:
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
             write_text(options.out, "[\n" + ",\n".join(store.lines(one.to_json()) for one in found) + "]\n")
+        for path in (path for one in found for path in one.files):
+            print(f"evaluate.py: wrote {path}", file=sys.stderr)
+        print(markdown(tables(found)), end="", flush=True)
     except ValueError as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        close_stdout()
+        return 0
     except OSError as error:
         print(f"evaluate.py: {reason(error)}", file=sys.stderr)
         return 1
-    print(markdown(tables(found)), end="")
-    for path in (path for one in found for path in one.files):
-        print(f"evaluate.py: wrote {path}", file=sys.stderr)
     return 0
 
 

@@ -24,6 +24,7 @@ from evaluation.subject import load as load_subject
 from model import GPT
 from runtime import memory
 from runtime.hardware import pick_device, pick_dtype, why_not_compile
+from runtime.terminal import close_stdout
 
 NANOGPT = ("--out_dir", "--init_from", "--start")
 SILENCE_S = 1.0  # how long a pipe may say nothing before it is taken for no prompt
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"sample.py: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
+        close_stdout()
     except OSError as error:
         print(f"sample.py: {error}", file=sys.stderr)
         return 2

@@ -36,7 +36,7 @@ from runtime.optim import learning_rate, set_learning_rate
 from runtime.run import Run
 from runtime.setup import set_up
 from runtime.signals import StoppedError, StopSignals, first_of
-from runtime.terminal import say
+from runtime.terminal import close_stdout, say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -48,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
             run = set_up(config)
         except ValueError as error:
             return fail(2, str(error))
+        except BrokenPipeError:  # of --help
+            close_stdout()
+            return 0
         except OSError as error:
             return fail(2, f"{reason(error)}; give a folder that can be read and written")
         with run.resources:

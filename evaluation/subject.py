@@ -14,6 +14,7 @@ from pretrained.folder import locate
 from pretrained.tokenizers import recognize
 from runtime import checkpoint
 
+_NAMED = 6  # folders, where the one that was typed is not there
 PADDING = 127  # the most that padding to a multiple of 128 adds to a vocabulary
 _WEIGHTS = "model.safetensors"
 
@@ -64,7 +65,7 @@ def load(run: str, which: str = "best", tokenizer_name: str = "") -> Subject:
     `which` (best, last or a step) means a run's checkpoint; `tokenizer_name` is for folders whose own is not recognised.
     """
     folder = Path(run)
-    if (folder / "checkpoints").is_dir() or (folder / "state.pt").is_file():
+    if any((folder / name).exists() for name in ("checkpoints", "state.pt", "run.json")):
         found = checkpoint.find(folder, which)
         gpt, config = checkpoint.load_model(found)
         places = (found, folder, folder.parent.parent, Path(config.data_dir))  # a checkpoint lies two folders below its run
@@ -73,6 +74,10 @@ def load(run: str, which: str = "best", tokenizer_name: str = "") -> Subject:
         raise ValueError(
             f"{run!r} is neither a run nor a GPT-2 folder; give one such as runs/tiny_hermite (make train makes it)"
         )
+    if not folder.is_dir() and (folder.is_absolute() or folder.parts[:1] == ("runs",) or _is_beside_others(folder)):
+        there = sorted(path.name for path in folder.parent.glob("*/") if not path.name.startswith("."))[:_NAMED]
+        hint = f"in {folder.parent} there are {', '.join(there)}" if there else "python train.py CONFIG.py makes runs"
+        raise ValueError(f"there is no folder {run!r}; {hint}")
     folder = locate(run)
     gpt = GPT.from_pretrained(folder).eval()
     name = tokenizer_name or recognize(folder, gpt.config.vocab_size)
@@ -88,3 +93,8 @@ def load(run: str, which: str = "best", tokenizer_name: str = "") -> Subject:
     return Subject(
         run, gpt, config, (Path(name).parent, folder), file_sha256(folder / _WEIGHTS) if (folder / _WEIGHTS).is_file() else ""
     )
+
+
+def _is_beside_others(folder: Path) -> bool:
+    """Whether a path that is not there is in a folder that is: a name of the hub is in none."""
+    return folder.parent != Path() and folder.parent.is_dir()

@@ -154,6 +154,11 @@ def find(run: str | Path, which: str = "best") -> Path:
     if (run / "state.pt").is_file():
         return run
     there = checkpoints(run)
+    if not there and (run / "run.json").is_file():
+        raise ValueError(
+            f"{str(run)!r} holds no checkpoint yet: a run writes one every checkpoint_interval steps and at its end; wait for "
+            "it, or go on with it by the command that started it"
+        )
     if not there:
         raise ValueError(
             f"{str(run)!r} holds no checkpoint; give the folder of a run, such as runs/tiny_hermite (make train makes it)"

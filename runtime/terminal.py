@@ -1,5 +1,6 @@
 """The terminal, or the file that stands for it: a run goes on without it."""
 
+import os
 import sys
 from typing import Any
 
@@ -13,6 +14,11 @@ def say(*lines: str, everywhere: bool = False) -> None:
     if everywhere or distributed.is_main():
         for line in lines:
             tqdm.write(line, file=Terminal())
+
+
+def close_stdout() -> None:
+    """Where a reader (head, less) has closed the pipe and so has had enough: what is left in the buffer goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Terminal:

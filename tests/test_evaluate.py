@@ -173,3 +173,21 @@ def test_a_link_in_the_run_s_folder_is_not_written_through(
     assert evaluate.main([str(run)]) == 2
     assert "link" in capsys.readouterr().err
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_run_that_is_not_there_or_not_ready_is_told_so(
+    small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/one", "runs/two"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "runs" / "two" / "run.json").write_text("{}")
+    for run, told in (
+        ("runs/on", "there is no folder 'runs/on'; in runs there are one, two"),
+        (str(tmp_path / "none" / "x"), "python train.py CONFIG.py makes runs"),
+        ("runs/two", "holds no checkpoint yet: a run writes one every checkpoint_interval steps"),
+    ):
+        assert evaluate.main([run]) == 2
+        errors = capsys.readouterr().err
+        assert told in errors
+        assert errors.count("\n") == 1

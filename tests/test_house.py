@@ -127,7 +127,7 @@ WRITES = {
     "bench/step.py": "shards in a temporary folder, and a switch of the kernel's",
     "bench/activations.py": "savefig, called by the writer",
     "bench/scaling.py": "savefig, called by the writer",
-    "sample.py": "the null device",
+    "runtime/terminal.py": "the null device",
     "comparison/worker.py": "standard output, which is a pipe",
     "runtime/hardware.py": "a switch of the kernel's",
     "examples/walkthrough.py": "a notebook, which has the package alone",

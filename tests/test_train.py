@@ -4,8 +4,10 @@ import dataclasses
 import errno
 import io
 import json
+import os
 import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +302,13 @@ def test_no_code_is_run_from_a_runs_folder(small: Config, tmp_path: Path, capsys
     assert train.main([str(ROOT / "config" / "tiny.py"), *mine]) == 2
     assert "no code is run from there" in capsys.readouterr().err
     assert not (tmp_path / "ran").exists()
+
+
+def test_help_into_a_pipe_that_closes_is_no_fault(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert train.main([str(ROOT / "config" / "tiny.py"), "--help"]) == 0
+        closed.flush()
+    assert capsys.readouterr().err == ""
