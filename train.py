@@ -199,7 +199,8 @@ def evaluate_only(run: Run) -> int:
             say(f"{stop}: stopped in the evaluation; nothing was written.")
             return stop.exit_code
     if run.processes.is_main:
-        print(json.dumps({"step": run.progress.step} | result.row() | {"data_hash": run.progress.data_hash}), flush=True)
+        told = {"val_targets": result.num_targets, "data_hash": run.progress.data_hash}
+        print(json.dumps({"step": run.progress.step} | result.row() | told), flush=True)
     return 0
 
 
@@ -217,7 +218,7 @@ def validate(run: Run, journal: Journal | None, signals: StopSignals) -> Evaluat
     if journal:
         journal.log_evaluation(result)
     bits = "" if result.bits_per_byte is None else f", {result.bits_per_byte:.4f} bits per byte"
-    corpus = f" (corpus {data.corpus[:12]})"
+    corpus = f" ({result.num_targets:,} targets of corpus {data.corpus[:12]})"
     say(f"step {run.progress.step}: val_loss {result.loss:.4f}, perplexity {result.perplexity:.3f}{bits}{corpus}")
     return result
 

@@ -4,12 +4,13 @@ import io
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from data import part
 from data.part import BATCH_ROWS, Part, choose_field, readable, refuse_bomb
 
 _HEADER_BYTES = 1 << 20  # of a page, with the statistics in it
+_DELTA_BYTE_ARRAY = 7  # encoding in which a value is a number of bytes of the one before it, and what follows them
 
 
 def open_parquet(name: str, opener: Callable[[], IO[bytes]], asked: str = "") -> Part:
@@ -17,10 +18,18 @@ def open_parquet(name: str, opener: Callable[[], IO[bytes]], asked: str = "") ->
     from pyarrow.parquet import ParquetFile
 
     def read(start: int) -> Iterator[str | None]:
-        # As a dictionary, or one long string that stands for every row would be copied for each row of a batch.
-        with readable(name), opener() as file, ParquetFile(file, read_dictionary=[column]) as table:
-            for index in range(table.num_row_groups):
-                refuse_bomb(name, sum(_page_sizes(file, table.metadata.row_group(index), column)), size)
+        with readable(name), opener() as file:
+            footer = ParquetFile(file).metadata
+            pages: list[_Page] = []
+            for index in range(footer.num_row_groups):
+                pages += _pages(file, footer.row_group(index), column)
+                refuse_bomb(name, sum(page.unpacked for page in pages), size)
+            # As a dictionary, or one long string that stands for every row would be copied for each row of a batch. Where the
+            # reader cannot do that, it gets as many rows as strings as long as the longest page leave room for.
+            is_delta = any(page.encoding == _DELTA_BYTE_ARRAY for page in pages)
+            longest = max([1, *(page.unpacked for page in pages if is_delta)])
+            batch_rows = max(1, min(BATCH_ROWS, part.DOCUMENT_BYTES // longest))
+            table = ParquetFile(file, metadata=footer, read_dictionary=[] if is_delta else [column])
             groups: list[int] = []
             row = start
             for group in range(table.num_row_groups):
@@ -30,7 +39,7 @@ def open_parquet(name: str, opener: Callable[[], IO[bytes]], asked: str = "") ->
                 else:
                     groups.append(group)
             taken = 0
-            for batch in table.iter_batches(BATCH_ROWS, row_groups=groups, columns=[column]):
+            for batch in table.iter_batches(batch_rows, row_groups=groups, columns=[column]):
                 for text in _strings(batch.column(0)[start:], name, row):
                     row += 1
                     taken += len(text or "")
@@ -47,10 +56,18 @@ def open_parquet(name: str, opener: Callable[[], IO[bytes]], asked: str = "") ->
         return Part(table.metadata.num_rows, read, column)
 
 
-def _page_sizes(file: IO[bytes], group: Any, column: str) -> Iterator[int]:
-    """Bytes that each page of a column says it unpacks to. The reader makes room for so many, whatever the footer says.
+class _Page(NamedTuple):
+    """What the header of a page says: bytes that it unpacks to, and the encoding of its values, -1 where it has none."""
 
-    Layout: PageHeader of parquet.thrift before each page; its fields 2 and 3 are the sizes unpacked and packed.
+    unpacked: int
+    encoding: int
+
+
+def _pages(file: IO[bytes], group: Any, column: str) -> Iterator[_Page]:
+    """The pages of a column. The reader makes room for as many bytes as they say, whatever the footer says.
+
+    Layout: PageHeader of parquet.thrift before each page; its fields 2 and 3 are the sizes unpacked and packed, 5 and 8 the
+    headers of data pages of version 1 and 2.
     """
     for chunk in (c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column):
         first = chunk.dictionary_page_offset if chunk.has_dictionary_page else None
@@ -65,8 +82,16 @@ def _page_sizes(file: IO[bytes], group: Any, column: str) -> Iterator[int]:
             unpacked, packed = header.get(2), header.get(3)
             if type(unpacked) is not int or type(packed) is not int or min(unpacked, packed) < 0:
                 raise struct.error(f"the page at byte {at} has no sizes")
-            yield unpacked
+            yield _Page(unpacked, _encoding(header))
             at += length + packed
+
+
+def _encoding(header: dict[int, Any]) -> int:
+    """Of a data page's values: field 2 of its header in version 1, field 4 in version 2."""
+    for version, place in ((5, 2), (8, 4)):
+        if isinstance(header.get(version), dict) and isinstance(header[version].get(place), int):
+            return int(header[version][place])
+    return -1
 
 
 def _thrift(data: bytes, at: int, depth: int = 0) -> tuple[dict[int, Any], int]:

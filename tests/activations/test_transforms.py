@@ -252,3 +252,17 @@ def test_gelu_is_the_measure() -> None:
     """What torch's own module does in the tests above is what ours are asked."""
     x = draw(3, CHANNELS)
     torch.testing.assert_close(vmap(torch.func.grad(lambda u: F.gelu(u).sum()))(x), jacrev(lambda u: F.gelu(u).sum())(x))
+
+
+@pytest.mark.parametrize("spec", ["gelu", "hermite"])
+def test_a_compiled_model_refuses_second_derivatives_and_the_uncompiled_one_has_them(spec: str) -> None:
+    """PyTorch's own error, for every model: it comes from outside the compiled graph, so that we cannot word it."""
+    model = network(spec)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    x = draw(3, 2).requires_grad_()
+    (slope,) = grad(compiled(x).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="does not currently support double backward"):
+        slope.square().sum().backward()
+    (slope,) = grad(model(x).sum(), x, create_graph=True)
+    slope.square().sum().backward()
+    assert x.grad is not None

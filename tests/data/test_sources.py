@@ -483,6 +483,30 @@ def test_one_long_string_for_every_row_is_not_copied_for_each(tmp_path: Path) ->
     assert max(peaks) < 1 << 24
 
 
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_long_strings_with_a_common_beginning_are_not_unpacked_together(
+    version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DELTA_BYTE_ARRAY states each as a difference from the one before: neither page nor footer says how long they are."""
+    monkeypatch.setattr(bounds, "DOCUMENT_BYTES", 1 << 20)
+    path = tmp_path / "delta.parquet"
+
+    def write(texts: list[str]) -> bounds.Part:
+        options = {"column_encoding": {"text": "DELTA_BYTE_ARRAY"}, "use_dictionary": False, "data_page_version": version}
+        pq.write_table(pa.table({"text": texts}), path, compression="zstd", **options)
+        return open_file(path)
+
+    texts = [f"{'a' * 900}{i}" for i in range(600)]
+    part = write(texts)
+    assert list(part.read(0)) == texts
+    assert list(part.read(599)) == texts[599:]
+    part, peaks = write([f"{RARE[: 1 << 18]}{i}" for i in range(256)]), list[int]()
+    assert path.stat().st_size < 1 << 14
+    with pytest.raises(ValueError, match=r"delta.parquet unpacks to over 200 times its size"):
+        peaks.extend(pa.total_allocated_bytes() for _ in part.read(0))
+    assert max(peaks) < 1 << 23  # all of them are 64 MiB
+
+
 def test_arrow_offsets_that_point_elsewhere_are_refused(tmp_path: Path) -> None:
     buffers = [None, pa.py_buffer(np.array([0, 1 << 30, 5], np.int32)), pa.py_buffer(b"hello")]
     batch = pa.record_batch([pa.Array.from_buffers(pa.string(), 2, buffers)], ["text"])

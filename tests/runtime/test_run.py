@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -22,6 +23,7 @@ from config.schema import Config
 from data.batches import EvaluationWindows
 from model import GPT
 from runtime import checkpoint
+from runtime.dataset import open_dataset
 from runtime.distributed import Processes
 from runtime.run import Run
 from runtime.setup import check_batch, set_up
@@ -178,14 +180,17 @@ def test_eval_only_prints_a_row_and_changes_nothing(small: Config, capsys: pytes
     train_here(small, eval_only=True, log_interval=7, compile=False, checkpoint_interval=3)
     said = capsys.readouterr()
     (last,) = [row for row in rows(config) if row["step"] == 12 and "val_loss" in row]
-    assert json.loads(said.out) == {name: value for name, value in last.items() if name != "elapsed_s"}
-    assert "bits per byte" in said.err
+    told = json.loads(said.out)
+    assert told.pop("val_targets") == open_dataset(config, check_tokens=False).validation.num_targets
+    assert told == {name: value for name, value in last.items() if name != "elapsed_s"}
+    assert re.search(r"bits per byte \([\d,]+ targets of corpus ", said.err)
     assert contents(Path(config.out_dir)) == before
 
 
 def test_eval_only_of_a_model_that_never_trained_makes_no_folder(small: Config, capsys: pytest.CaptureFixture[str]) -> None:
     train_here(small, eval_only=True)
-    assert list(json.loads(capsys.readouterr().out)) == ["step", "val_loss", "val_perplexity", "val_bits_per_byte", "data_hash"]
+    names = ["step", "val_loss", "val_perplexity", "val_bits_per_byte", "val_targets", "data_hash"]
+    assert list(json.loads(capsys.readouterr().out)) == names
     assert not Path(small.out_dir).exists()
 
 
