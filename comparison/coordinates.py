@@ -84,7 +84,7 @@ def picture(rows: Sequence[Row]) -> Image:
         from matplotlib import colormaps
 
         colours = colormaps["cividis"]
-        grid = figure.subplots(len(KINDS), len(PLACES), sharex=True, sharey="col", squeeze=False)
+        grid = figure.subplots(len(KINDS), len(PLACES), sharex=True, sharey=True, squeeze=False)
         for kind, line in zip(KINDS, grid, strict=True):
             for place, axes in zip(PLACES, line, strict=True):
                 for step in steps:

@@ -174,6 +174,20 @@ def test_a_gated_mlp_is_refused_as_a_gpt2(tmp_path: Path) -> None:
             GPT.from_pretrained(tmp_path / "saved")
 
 
+def test_a_run_with_mup_is_exported_as_the_standard_model_that_computes_the_same(tmp_path: Path) -> None:
+    """A gate and a learnable activation in the modelling file, and muP's two factors in the weights."""
+    config = GPTConfig(
+        n_layer=2, n_head=2, n_embd=32, block_size=24, vocab_size=257, mlp="gated", activation="hermite:degree=3",
+        mup_base_width=16, bias=False,
+    )  # fmt: skip
+    gpt = GPT(config, 1).eval()
+    with torch.no_grad():
+        gpt.transformer.wte.weight *= 10
+        gpt.transformer.h[0].attn.c_attn.weight *= 20
+    export.write_model(gpt, None, tmp_path)
+    agree(gpt, load(tmp_path))
+
+
 def test_a_missing_package_is_named_as_pip_knows_it(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = type(load(exported))
     config = kind.config_class.from_pretrained(exported)
