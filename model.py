@@ -129,14 +129,14 @@ class MLP(nn.Module):
     Backward, E F'^2 E[u^2] = 1 comes through the gate at unit gain, as in the plain MLP, and E[F^2] through c_fc on top.
     """
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int = 0) -> None:
         super().__init__()
         width = config.mlp_width
         # After the layer norm x has unit second moment, so this matrix's std sets the law that the activation is fed.
         input_std = preactivation_matrix_std(config) * math.sqrt(config.n_embd) if config.input_scale == "auto" else 1.0
         self.c_fc = Linear(config.n_embd, width, bias=config.bias)
         self.c_gate = Linear(config.n_embd, width, bias=config.bias) if config.mlp == "gated" else None
-        self.act = activations.build(config.activation, width, input_std)
+        self.act = activations.build(config.activation, width, input_std, layer)
         self.c_proj = Linear(width, config.n_embd, bias=config.bias)
         self.dropout = config.dropout
 
@@ -154,7 +154,7 @@ class Block(nn.Module):
         self.ln_1 = LayerNorm(config)
         self.attn = CausalSelfAttention(config, layer)
         self.ln_2 = LayerNorm(config)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config, layer)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         x = x + self.attn(self.ln_1(x), cache)

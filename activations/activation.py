@@ -28,10 +28,15 @@ Values = dict[str, Tensor]  # parameter name -> float64, (k,) for a whole layer 
 
 
 class Option(NamedTuple):
-    """One `key=value` of a spec string: what it is when left out, and what it may be."""
+    """One `key=value` of a spec string: what it is when left out, and what it may be.
+
+    `silent`: the canonical spec leaves it out at its default, so that what was recorded before there was this option stays
+    canonical.
+    """
 
     default: int | str | bool
     allowed: range | tuple[str, ...] | tuple[bool, ...]
+    silent: bool = False
 
 
 class Activation(nn.Module):
@@ -45,9 +50,10 @@ class Activation(nn.Module):
 
     options: ClassVar[dict[str, Option]] = {}
     degrees: ClassVar[tuple[str, ...]]
-    parameter_names: ClassVar[tuple[str, ...]] = ()
+    parameter_names: tuple[str, ...] = ()
     lr_scale: ClassVar[float] = 1.0  # multiplies the learning rate of this family's parameters
     spec: str = ""
+    layer: int = 0  # counted from 0, set by `registry.build`
     channel_dim: int = -1  # counted from the end
     input_std: Tensor
     fitted_range: Tensor
@@ -216,9 +222,14 @@ class Learnable(Activation):
     def _computed(self, x: Tensor) -> Tensor:
         """F(x) for x (..., channels): by the kernel, or by the plain formula where only that can be followed."""
         parameters = [getattr(self, name) for name in self.parameter_names]
-        if type(self).function is Learnable.function or only_plain(x, *parameters):
+        if not self.has_kernel or only_plain(x, *parameters):
             return self.plain(x, self.unit, *parameters)
         return self.function()(x, self.plain, self.unit, *parameters)
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether `function` computes F."""
+        return type(self).function is not Learnable.function
 
     def function(self) -> Pointwise:
         """F at the parameters as they are, by a kernel; families without one are computed by their plain formula."""
@@ -226,7 +237,7 @@ class Learnable(Activation):
 
     @torch.no_grad()
     def frozen(self) -> Callable[[Tensor], Tensor]:
-        has_kernel = type(self).forward is Learnable.forward and type(self).function is not Learnable.function
+        has_kernel = type(self).forward is Learnable.forward and self.has_kernel
         return self.function().frozen() if has_kernel and self.channel_dim == -1 else self
 
     def initial(self, init: str) -> Values:

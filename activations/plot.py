@@ -104,11 +104,11 @@ def _shade(axis: Any, x: Tensor, sample: Tensor | None, std: float) -> None:
 
 
 def _on_cpu(module: Activation) -> Activation:
-    copy = registry.build(module.spec, module.channels, float(module.input_std))
+    copy = registry.build(module.spec, module.channels, float(module.input_std), module.layer)
     copy.load_state_dict(module.state_dict())
     return copy
 
 
 def _start(module: Activation) -> Activation:
-    """Where it started: spec and input_std determine it."""
-    return registry.build(module.spec, module.channels, float(module.input_std))
+    """Where it started: spec, input_std and layer determine it."""
+    return registry.build(module.spec, module.channels, float(module.input_std), module.layer)

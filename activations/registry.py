@@ -27,13 +27,16 @@ FAMILIES = {
     "rational": "activations.rational.Rational",
     "xielu": "activations.xielu.XIELU",
     "spline": "activations.spline.Spline",
+    "swish": "activations.swish.Swish",
+    "prelu": "activations.prelu.PReLU",
 }
 
 
-def build(spec: str, channels: int, input_std: float = 1.0) -> Activation:
+def build(spec: str, channels: int, input_std: float = 1.0, layer: int = 0) -> Activation:
     """The module that `spec` names: (..., channels) -> (..., channels), dtype kept, no global random numbers drawn.
 
     `input_std` is the standard deviation of the inputs it will get; fixed activations and `init=paper` ignore it.
+    `layer` counts from 0: what `draw=layer` draws differs by it.
     ValueError (one line) for a bad spec, channel count or input_std.
     """
     name, chosen = parse(spec)
@@ -41,7 +44,11 @@ def build(spec: str, channels: int, input_std: float = 1.0) -> Activation:
         raise ValueError(f"channels={channels} is not a number of channels; give the size of the last dimension, at least 1")
     if not (math.isfinite(input_std) and input_std > 0):
         raise ValueError(f"input_std={input_std} is not a standard deviation; give a finite number above 0")
-    module = family(name)(channels, input_std, **options(spec))
+    chosen_options = options(spec)
+    # The one option that asks which layer it is; constructors of others, outside the checkout too, know no layers.
+    place = {"layer": layer} if chosen_options.get("draw") == "layer" else {}
+    module = family(name)(channels, input_std, **chosen_options, **place)
+    module.layer = layer
     module.spec = _format(name, chosen)
     return module
 
@@ -161,6 +168,9 @@ def _convert(spec: str, name: str, key: str, text: str, option: Option) -> Any:
 
 
 def _format(name: str, options: dict[str, Any]) -> str:
+    if not own_file.is_named(name):
+        allowed = family(name).options
+        options = {key: v for key, v in options.items() if not (allowed[key].silent and v == allowed[key].default)}
     return name + (":" if options else "") + ",".join(f"{key}={_show(value)}" for key, value in options.items())
 
 

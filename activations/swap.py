@@ -57,7 +57,7 @@ def swap(
     new: dict[int, Activation] = {}
     for name, module in by_name.items():
         if id(module) not in new:
-            new[id(module)] = _replacement(model, name, spec, fits_old, input_std, fed.get(name))
+            new[id(module)] = _replacement(model, name, spec, fits_old, input_std, fed.get(name), layer=len(new))
         elif name in fed and (fed[name].size, fed[name].dim) != (new[id(module)].channels, new[id(module)].channel_dim):
             raise ValueError(f"swap: {name!r} is one module in places of different widths; use per=layer")
     for _, parent, key in places:
@@ -96,6 +96,7 @@ def _replacement(
     fits_old: bool,
     input_std: float | Mapping[str, float] | None,
     fed: Channels | None,
+    layer: int,
 ) -> Activation:
     if isinstance(input_std, Mapping):
         if name not in input_std:
@@ -103,7 +104,7 @@ def _replacement(
         input_std = input_std[name]
     old = model.get_submodule(name)
     count = fed.size if fed else old.channels if isinstance(old, Activation) else 1
-    module = registry.build(spec, count, 1.0 if input_std is None else input_std)
+    module = registry.build(spec, count, 1.0 if input_std is None else input_std, layer)
     if fed:
         module.channel_dim = fed.dim
     if isinstance(module, Learnable):

@@ -6,7 +6,7 @@ learnable coefficients a and expansion point b, per channel.
 """
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,14 +30,15 @@ class TPGU(Learnable):
     F(0) = 0, so E F'^2 >= E F^2 / s^2 with equality only for +-x: unit gain cannot be had. init=unit: the projection of GELU
     under N(0, 1), scaled to E F^2 = s^2 exactly; the slope gain E F'^2 is then 1.124, 1.099, 1.085 for n = 1, 3, 5 (an even n
     as n - 1). init=paper: a_0 = 1, other a_k from a normal of standard deviation 0.02 truncated at two of them, b = 0: nearly
-    x/2, by a generator of its own, so that every layer starts alike. At init=unit float16 overflows beyond |x|/s = 430, 40, 18
-    for n = 1, 3, 5.
+    x/2, by a generator of its own, so that every layer starts alike; with draw=layer each layer draws its own, as published.
+    At init=unit float16 overflows beyond |x|/s = 430, 40, 18 for n = 1, 3, 5.
     """
 
     options: ClassVar = {
         "degree": Option(5, range(1, 13)),
         **LEARNABLE_OPTIONS,
         "per": Option("channel", ("layer", "channel")),
+        "draw": Option("same", ("same", "layer"), silent=True),
     }
     degrees = ("degree",)
     parameter_names = ("coefficients", "expansion_point")
@@ -46,6 +47,14 @@ class TPGU(Learnable):
     expansion_point: Tensor
     derivatives: Tensor
     exponents: Tensor
+
+    def __init__(self, channels: int, input_std: float = 1.0, layer: int = 0, **options: Any) -> None:
+        if options.get("draw") == "layer" and options["init"] != "paper":
+            raise ValueError(
+                f"tpgu: draw=layer is for init=paper, which draws; init={options['init']} does not, leave draw out"
+            )
+        self.layer = layer
+        super().__init__(channels, input_std, **options)
 
     def function(self) -> Pointwise:
         # Computed again in the backward: a hundred numbers a channel are a tenth of x where x has a thousand rows.
@@ -80,7 +89,8 @@ class TPGU(Learnable):
         if init == "paper":
             shape = (n + 1,) if self.rows() == 1 else (self.rows(), n + 1)
             a = torch.empty(shape, dtype=torch.float64)
-            torch.nn.init.trunc_normal_(a, std=0.02, a=-0.04, b=0.04, generator=torch.Generator().manual_seed(PAPER_SEED))
+            generator = torch.Generator().manual_seed(PAPER_SEED + (self.layer if self.choices["draw"] == "layer" else 0))
+            torch.nn.init.trunc_normal_(a, std=0.02, a=-0.04, b=0.04, generator=generator)
             a[..., 0] = 1
             return {"coefficients": a, "expansion_point": torch.zeros(1, dtype=torch.float64)}
         values = self.fitted(Target.sample(gelu, Weight("normal", 1.0)))

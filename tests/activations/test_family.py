@@ -72,8 +72,10 @@ def spec(name: str, **options: object) -> str:
 
 
 LEARNABLE = [name for name in NAMES if issubclass(family(name), Learnable)]
-EXTREMES = [one for name in NAMES for one in extremes(name)]
+CLAMPED = [f"hermite:degree={degree},clamp=true,per={per}" for degree in (1, 5) for per in ("layer", "channel")]
+EXTREMES = [*(one for name in NAMES for one in extremes(name)), *CLAMPED]
 DEFAULTS = [*NAMES[: NAMES.index(LEARNABLE[0])], *(f"{name}:per={per}" for name in LEARNABLE for per in ("layer", "channel"))]
+DEFAULTS += CLAMPED[:2]
 
 
 def inputs(*shape: int, seed: int = 0, std: float = 1.0) -> Tensor:
@@ -180,7 +182,7 @@ def test_precision_of_parameters(one: str) -> None:
         assert all(torch.equal(before[key], value) for key, value in module.values().items())
 
 
-@pytest.mark.parametrize("one", [one for name in LEARNABLE for one in degrees(name)])
+@pytest.mark.parametrize("one", [*(one for name in LEARNABLE for one in degrees(name)), *CLAMPED])
 def test_initial_gain_is_exact(one: str) -> None:
     std = 0.25
     module = activations.build(one, CHANNELS, input_std=std)

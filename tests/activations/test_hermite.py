@@ -36,6 +36,21 @@ def test_float16_overflows_where_documented(degree: int, above: int, below: int)
     assert f"-{below}" in (Hermite.__doc__ or "")
 
 
+def test_a_clamped_series_is_the_series_inside_its_bound_and_constant_outside() -> None:
+    """The bound starts at sqrt(3) standard deviations, is trained, and may change its sign."""
+    plain, clamped = (activations.build(f"hermite:degree=3{more}", 1, 0.5).double() for more in ("", ",clamp=true"))
+    assert clamped.bound.tolist() == pytest.approx([math.sqrt(3)])
+    clamped.coefficients.data = plain.coefficients.data
+    clamped.bound.data.neg_()
+    x = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
+    bound = 0.5 * clamped.bound.abs().item()
+    assert x.abs().max() > bound
+    torch.testing.assert_close(clamped(x), plain(x.clamp(-bound, bound)))
+    clamped(x[:3]).sum().backward()
+    assert clamped.bound.grad.abs() > 0
+    assert "clamp" not in plain.spec, "specs that were recorded before there was a clamp stay canonical"
+
+
 def test_rescaling_is_a_change_of_variable() -> None:
     a = torch.tensor([0.3, -1.0, 0.5, 2.0, -0.7], dtype=torch.float64)
     z = torch.linspace(-3, 3, 20, dtype=torch.float64)

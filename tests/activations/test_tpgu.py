@@ -8,6 +8,8 @@ import torch
 import activations
 from activations.moments import quadrature
 from activations.tpgu import SLOPE, TPGU, _derivatives, start
+from config.schema import GPTConfig
+from model import GPT
 
 SLOPE_GAIN = {1: 1.124, 2: 1.124, 3: 1.099, 4: 1.099, 5: 1.085}
 
@@ -30,6 +32,24 @@ def test_paper_is_a_nearly_linear_network_at_half_gain() -> None:
     assert float(coefficients[:, 1:].std()) == pytest.approx(0.0176, abs=0.002)  # 0.02 cut at two standard deviations
     assert coefficients[:, 1:].abs().max() <= 0.04
     assert activations.gains(module) == pytest.approx((0.25, 0.25), abs=0.02)
+
+
+def test_layers_draw_their_own_start_where_asked() -> None:
+    spec = "tpgu:init=paper,draw=layer"
+    layers = [activations.build(spec, 64, layer=layer).values()["coefficients"] for layer in range(3)]
+    assert torch.equal(layers[0], activations.build("tpgu:init=paper", 64, layer=2).values()["coefficients"])
+    assert torch.equal(layers[2], activations.build(spec, 64, layer=2).values()["coefficients"])
+    for one, other in ((0, 1), (1, 2)):
+        correlation = torch.corrcoef(torch.stack([layers[one][:, 1:].flatten(), layers[other][:, 1:].flatten()]))[0, 1]
+        assert abs(float(correlation)) < 0.2
+    config = GPTConfig(n_layer=3, n_head=1, n_embd=16, block_size=8, vocab_size=257, activation=spec)
+    for layer, block in enumerate(GPT(config).transformer.h):
+        assert torch.equal(block.mlp.act.values()["coefficients"], layers[layer][:64])
+    swapped = torch.nn.Sequential(torch.nn.Linear(4, 64), torch.nn.GELU(), torch.nn.Linear(64, 64), torch.nn.GELU())
+    activations.swap(swapped, torch.nn.GELU, spec)
+    assert torch.equal(swapped[3].values()["coefficients"], layers[1])
+    with pytest.raises(ValueError, match="draw=layer is for init=paper"):
+        activations.build("tpgu:draw=layer", 4)
 
 
 def test_derivatives_of_the_sigmoid() -> None:

@@ -15,7 +15,7 @@ from activations import registry
 from activations.activation import Learnable
 
 LEARNABLE = [name for name in registry.names() if issubclass(registry.family(name), Learnable)]
-SPECS = [f"{name}:per={per}" for name in LEARNABLE for per in ("layer", "channel")]
+SPECS = [f"{name}:per={per}" for name in LEARNABLE for per in ("layer", "channel")] + ["hermite:clamp=true"]
 CHANNELS = 8
 
 
@@ -219,6 +219,8 @@ INFINITE = {
     "rational": (None, None),
     "xielu": (math.inf, math.inf),
     "spline": (None, None),
+    "swish": (None, None),
+    "prelu": (None, None),
 }
 
 
