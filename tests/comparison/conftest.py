@@ -38,6 +38,12 @@ def finish_run() -> Maker:
     return lambda config, loss: _write(config, loss, measured=True, run={})
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without pictures, which take most of their time; test_plots.py and the report of a sweep have them."""
+    monkeypatch.setattr("comparison.plots.figures", lambda summary: {})
+
+
 def _write(config: Config, loss: float, measured: bool, run: dict[str, Any]) -> Path:
     folder = Path(config.out_dir)
     folder.mkdir(parents=True)

@@ -59,6 +59,7 @@ def test_report_of_a_sweep(make_run: Any, tmp_path: Path) -> None:
     assert [c["verdict"] for c in values["summary"]["contrasts"]] == ["lower loss", "no difference shown"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_of_many_contrasts_the_best_is_told_and_all_are_counted(make_run: Any, tmp_path: Path) -> None:
     specs = ("gelu", *(f"hermite:degree={n}" for n in range(1, 9)))
     losses = {(spec, seed): 1.5 - 0.05 * (i > 0) + 0.001 * seed * i for i, spec in enumerate(specs) for seed in (1, 2, 3)}
@@ -75,6 +76,7 @@ def test_of_many_contrasts_the_best_is_told_and_all_are_counted(make_run: Any, t
     assert "Holm-corrected for the number of comparisons (8 about activation, 7 about hermite)" in paragraph
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_can_be_made_again_from_results_alone(make_run: Any, tmp_path: Path) -> None:
     records = tuple(read(make_run(spec, seed, 1.5 + 0.01 * seed)) for spec in ("gelu", "relu") for seed in (1, 2))
     report.write(tmp_path / "a", Results(Settings(), records))
@@ -82,6 +84,7 @@ def test_a_report_can_be_made_again_from_results_alone(make_run: Any, tmp_path: 
     assert (tmp_path / "a" / "report.md").read_text() == (tmp_path / "b" / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_commit_and_machine_is_named_with_its_seeds(make_run: Any, tmp_path: Path) -> None:
     origins = {1: ("abc", "Zen 3"), 2: ("def", "Zen 4"), 3: ("def", "Zen 4")}
     records = tuple(
@@ -95,6 +98,7 @@ def test_every_commit_and_machine_is_named_with_its_seeds(make_run: Any, tmp_pat
     assert "- Runs: 4 with seeds 2, 3 from commit def, device Zen 4.\n" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_resume_at_another_commit_is_told_where_runs_come_from(make_run: Any, tmp_path: Path) -> None:
     run = {"hardware": {"device": "cpu"}, "resumed": [{"step": 250, "commit": "def"}]}
     report.write(tmp_path, Results(Settings(), tuple(read(make_run("gelu", seed, 1.5, run=run)) for seed in (1, 2))))
@@ -103,6 +107,7 @@ def test_a_resume_at_another_commit_is_told_where_runs_come_from(make_run: Any, 
     assert "was resumed: def from step 250." in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_rates_are_explained(make_run: Any, tmp_path: Path) -> None:
     records = tuple(
         read(make_run("gelu", seed, 1.5 + rate, learning_rate=rate)) for seed in (1, 2) for rate in (1e-3, 2e-3, 4e-3)
@@ -171,6 +176,7 @@ def test_a_table_for_a_paper_has_its_special_characters_escaped() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_time_to_the_baselines_loss_is_steps_times_the_median_step_time(make_run: Any, tmp_path: Path) -> None:
     def record(spec: str, losses: list[float], ms_per_step: float | None, elapsed: float) -> Record:
         return replace(

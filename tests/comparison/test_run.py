@@ -20,6 +20,7 @@ from config.tiny import config as preset
 from runtime.signals import STOP_SIGNALS
 from tests.runs import ROOT, arguments
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 TINY = Path(__file__).parents[2] / "config" / "tiny.py"
 
 
