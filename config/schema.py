@@ -437,7 +437,7 @@ def _problems(config: Config) -> list[str]:
         problems.append(f"lr_decay_steps={config.lr_decay_steps} has no effect with lr_schedule='constant'; leave it out")
     problems += _branch_problems(config)
     if config.min_lr > config.learning_rate:
-        problems.append(f"min_lr={config.min_lr} is above learning_rate={config.learning_rate}")
+        problems.append(f"min_lr={config.min_lr} is above learning_rate={config.learning_rate}; give --min_lr too")
     if config.micro_batch_size > 0 and config.global_batch_size % config.micro_batch_size:
         problems.append(
             f"global_batch_size={config.global_batch_size} is not a multiple of micro_batch_size={config.micro_batch_size}; "

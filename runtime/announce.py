@@ -24,13 +24,14 @@ def plan(config: Config, dataset: Dataset, processes: Processes, dtype: torch.dt
     needed = memory.estimate(config, processes.device, dtype, processes.world_size).total
     there = memory.share_of(processes.device, distributed.processes_here())
     count = processes.world_size
+    warming = ", all of them in the warm-up" if config.warmup_steps >= config.max_steps > 0 else ""
     lines = [
         f"model   {gpt.activation}{f' as the gate of {gpt.mlp_width} channels' if gpt.mlp == 'gated' else ''} in {gpt.n_layer} "
         f"layers of width {gpt.n_embd}: {all_parameters:,} parameters, "
         f"{of_activations:,} of them in the activations",
         f"data    {config.data_dir}: {len(dataset.train):,} tokens to train on, {dataset.validation.num_targets:,} "
         f"to evaluate on, tokenizer {dataset.tokenizer}",
-        f"work    {config.max_steps:,} steps of {config.tokens_per_step:,} tokens, {tokens:,} in all; "
+        f"work    {config.max_steps:,} steps of {config.tokens_per_step:,} tokens, {tokens:,} in all{warming}; "
         f"{flops:.3g} FLOP a token, {flops * tokens:.3g} in all",
         f"device  {count} process{'es' if count > 1 else ''} on {describe(processes.device)['device']} ({processes.device}), "
         f"{str(dtype).removeprefix('torch.')}, about {memory.gib(needed)} of {memory.gib(there)}"
