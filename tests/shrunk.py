@@ -19,6 +19,7 @@ SIZES = {
     "examples.digits": {"seeds": "2", "steps": "2", "rates": "1e-2"},
     "examples.finetune_gpt2": {"steps": "3"},
 }
+CHOSEN = {"coordinates": "n_embd"}  # what a command of compare.py chooses itself
 UNSIZED = ("report", "eval", "shapes", "depth")  # what compare.py does beside training
 
 
@@ -29,14 +30,16 @@ def shrink(words: list[str]) -> list[str]:
     if not program or words[words.index(program) + 1 :][:1] in [[command] for command in UNSIZED]:
         return words
     if "--activations" in words:  # two of them
-        first = words.index("--activations") + 3
+        first = words.index("--activations") + 1
         rest = next((i for i in range(first, len(words)) if words[i].startswith("--")), len(words))
-        words = words[:first] + words[rest:]
+        words = [*words[:first], *words[first:rest][:2], *words[rest:]]
+    varied = {word.partition("=")[0] for word in words if "=" in word}  # by --vary, which has their values
+    sizes = {name: size for name, size in SIZES[program].items() if name not in {*varied, *(CHOSEN.get(w) for w in words)}}
     kept, dropping = [], False
     for word in words:
-        dropping = word[2:] in SIZES[program] if word.startswith("--") else dropping
+        dropping = word[2:] in sizes if word.startswith("--") else dropping
         kept += [] if dropping else [word]
-    return kept + [part for name, size in SIZES[program].items() for part in (f"--{name}", size)]
+    return kept + [part for name, size in sizes.items() for part in (f"--{name}", size)]
 
 
 if __name__ == "__main__":
