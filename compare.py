@@ -4,6 +4,7 @@ python compare.py CONFIG.py --activations SPEC... --seeds N [--field value ...]
     trains every SPEC at N seeds, evaluates all on the same tokens, writes report.md, report.html and results.json;
     finished runs in its folder are skipped, so the same command goes on where it stopped
 python compare.py report DIR...      the report from finished runs, of compare.py or train.py
+python compare.py scaling DIR...     sweeps of several sizes and lengths: the difference against both, and extrapolated
 python compare.py eval RUN...        loss of checkpoints on any prepared validation set, zero-shot
 python compare.py shapes RUN         a picture of the activations that a run learned
 python compare.py depth              how variance travels through deep networks at initialisation
@@ -14,6 +15,7 @@ compare.py CONFIG.py --help, compare.py report --help and so on list the options
 
 import argparse
 import logging
+import math
 import os
 import shlex
 import sys
@@ -24,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from activations import plot, registry
-from comparison import coordinates, depth, launch, record, report, results, run
+from comparison import coordinates, depth, launch, record, report, results, run, scaling, scaling_report
 from comparison.document import Table, markdown
-from comparison.plan import Job, Sweep, learning_rates, plan, varied_fields
+from comparison.plan import Job, Sweep, learning_rates, plan, step_counts, varied_fields
 from config.command_line import Once, Parser, load_preset, overrides, whole
 from config.schema import field_types
 from data import files
@@ -95,6 +97,8 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     add("--seeds", **number, default=1, help="runs of each; more than one gives intervals over seeds (1)")
     add("--baseline", **spec, help="what the others are compared with (the first SPEC)")
     add("--vary", **many, metavar="FIELD=A,B", help="every combination with the values of further fields")
+    add("--lengths", **one, default="", metavar="N,N",
+        help="compare at each of these numbers of steps; with --lr_schedule wsd as branches of one run")
     add("--lr", **many, metavar="RATE", help="each activation at its best of these rates, chosen on every other window")
     add("--lr_seeds", **number, default=0, help="only N seeds run at all of them, the others at the best; 0: all seeds (0)")
     add("--out_dir", **folder, help="runs and report; finished runs there are skipped (runs/compare_CONFIG)")
@@ -112,6 +116,15 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     add("--vary", **many, metavar="FIELD", help="configuration fields that differ on purpose")
     add("--lr", action="store_true", help="learning rates differ: each activation at its best")
     add("--out_dir", **folder, help="where the report goes (DIR where there is one, else runs/report)")
+
+    summary = "sweeps of several sizes and lengths: the difference against both, and what laws of the loss foretell"
+    add = subcommand("scaling", write_scaling, "scaling DIR... [options]", summary).add_argument
+    add("folders", type=Path, nargs="+", metavar="DIR", help="folders of sweeps or their reports, each with a results.json")
+    add("--baseline", **spec, help="what the others are compared with (the one of the first DIR)")
+    add("--parameters", **one, type=positive, default=124e6, metavar="N", help="forecast the difference at this size (124e6)")
+    add("--tokens", **one, type=positive, default=2.5e9, metavar="D", help="and after so many training tokens (2.5e9)")
+    add("--draws", **number, default=200, help="of the bootstrap over seeds; 0: no intervals (200)")
+    add("--out_dir", **folder, default=Path("runs/scaling"), help="where the report goes (runs/scaling)")
 
     summary = "loss of checkpoints on any prepared validation set, zero-shot (evaluate.py does this, and more)"
     add = subcommand("eval", evaluate, "eval RUN... [options]", summary).add_argument
@@ -202,6 +215,7 @@ def plan_sweep(options: argparse.Namespace) -> Sweep:
         learning_rates(options.lr),
         options.lr_seeds,
         shlex.join(["python", "compare.py", *options.argv]),
+        step_counts(options.lengths),
     )
 
 
@@ -245,6 +259,29 @@ def write_report(options: argparse.Namespace) -> int:
         report.write(out_dir, replace(found, settings=settings))
     print(f"The report lies in {out_dir / 'report.html'}")
     return 0
+
+
+def write_scaling(options: argparse.Namespace) -> int:
+    """`scaling DIR...`"""
+    if not 0 <= options.draws <= 100_000:
+        raise ValueError(f"--draws {options.draws} is no number of draws; allowed are 0 to 100000")
+    found, runs = scaling.study(options.folders, options.baseline, (options.parameters, options.tokens), options.draws)
+    check_writable(options.out_dir)
+    scaling_report.write(options.out_dir, found, runs, shlex.join(["python", "compare.py", *options.argv]))
+    print((options.out_dir / "scaling.md").read_text(encoding="utf-8").split("\n![")[0])
+    print(f"The report lies in {options.out_dir / 'scaling.html'}")
+    return 0
+
+
+def positive(word: str) -> float:
+    """A number above 0. Raises argparse.ArgumentTypeError."""
+    try:
+        number = float(word)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{word[:40]!r} is not a number above 0")
+    return number
 
 
 def evaluate(options: argparse.Namespace) -> int:

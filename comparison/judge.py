@@ -316,11 +316,17 @@ def summarise(results: Results) -> Summary:
     baseline = _baseline(settings, arms)
     contrasts = [
         _contrast(arm, reference, about, settings)
-        for arm, reference, about in _pairs(arms, baseline, ", ".join(settings.varied))
+        for arm, reference, about in _pairs(arms, baseline, settings)
         if set(arm.seeds) & set(reference.seeds)
     ]
     notes = tuple(_notes(results, arms, baseline))
-    return _by_effect(Summary(tuple(arms), _corrected(contrasts), baseline, notes))
+    lengths = {arm.label: length_of(arm, settings) for arm in arms}
+    return _by_effect(Summary(tuple(arms), _corrected(contrasts, lengths), baseline, notes))
+
+
+def length_of(arm: Arm, settings: Settings) -> int | None:
+    """The number of steps of an arm, where lengths are compared each apart."""
+    return int(arm.values[settings.varied.index("max_steps")]) if settings.lengths else None
 
 
 def _by_effect(summary: Summary) -> Summary:
@@ -365,8 +371,12 @@ def _baseline(settings: Settings, arms: list[Arm]) -> str:
     return baseline
 
 
-def _pairs(arms: list[Arm], baseline: str, varied: str) -> list[tuple[Arm, Arm, str]]:
-    """(arm, reference, about): each with the baseline, each variant with its family's first, each value with the first one."""
+def _pairs(arms: list[Arm], baseline: str, settings: Settings) -> list[tuple[Arm, Arm, str]]:
+    """(arm, reference, about): each with the baseline, each variant with its family's first, each value with the first one.
+
+    A length is no value here: runs of two lengths are no pair.
+    """
+    varied = ", ".join(name for name in settings.varied if name != "max_steps" or not settings.lengths)
     bases = [arm for arm in arms if arm.activation == baseline]
     pairs = [(arm, base, "activation") for base in bases for arm in arms if arm is not base and arm.values == base.values]
     firsts: dict[tuple[str, Values], Arm] = {}
@@ -374,9 +384,9 @@ def _pairs(arms: list[Arm], baseline: str, varied: str) -> list[tuple[Arm, Arm, 
         reference = firsts.setdefault((arm.family, arm.values), arm)
         if reference is not arm and baseline not in (arm.activation, reference.activation):
             pairs.append((arm, reference, arm.family))
-    firsts_of_values: dict[str, Arm] = {}
+    firsts_of_values: dict[tuple[str, int | None], Arm] = {}
     for arm in arms:
-        reference = firsts_of_values.setdefault(arm.activation, arm)
+        reference = firsts_of_values.setdefault((arm.activation, length_of(arm, settings)), arm)
         if reference is not arm:
             pairs.append((arm, reference, varied))
     return pairs
@@ -409,11 +419,12 @@ def _contrast(arm: Arm, reference: Arm, about: str, settings: Settings) -> Contr
     )
 
 
-def _corrected(contrasts: Sequence[Contrast]) -> tuple[Contrast, ...]:
-    """With p-values corrected for the number of contrasts about the same: each asks a question of its own."""
+def _corrected(contrasts: Sequence[Contrast], lengths: dict[str, int | None]) -> tuple[Contrast, ...]:
+    """With p-values corrected for the number of contrasts about the same, at one length: each asks a question of its own."""
     found = list(contrasts)
-    for about in {contrast.about for contrast in contrasts}:
-        places = [i for i, contrast in enumerate(contrasts) if contrast.about == about]
+    questions = [(contrast.about, lengths[contrast.arm]) for contrast in contrasts]
+    for question in set(questions):
+        places = [i for i, other in enumerate(questions) if other == question]
         for i, p in zip(places, holm([contrasts[i].interval.p for i in places]), strict=True):
             found[i] = replace(contrasts[i], p_holm=p)
     return tuple(found)

@@ -58,13 +58,12 @@ def side_by_side(slots: int, logs: Path) -> Launcher:
             try:
                 while waiting or running:
                     for slot in set(range(slots)) - running.keys():
-                        worker = workers.pop(slot, None)
-                        if waiting:
-                            job = take(waiting, worker.shapes if worker else ())
+                        worker = workers.get(slot)
+                        if job := take(waiting, worker.shapes if worker else (), running.values()):
                             workers[slot] = hand_over(job, worker, logs, share(slot, slots))
                             running[slot] = job
-                        elif worker:
-                            stop([worker])
+                        elif worker and not waiting:
+                            stop([workers.pop(slot)])
                     time.sleep(_POLL_S)
                     if signals.received:
                         raise SweepInterruptedError(signals.received)
@@ -81,10 +80,17 @@ def side_by_side(slots: int, logs: Path) -> Launcher:
     return launch
 
 
-def take(waiting: list[Job], shapes: Iterable[str]) -> Job:
-    """Remove and return the next job: of those with the first one's seed, one whose graphs are compiled already, if any."""
-    same_seed = [job for job in waiting if job.config.seed == waiting[0].config.seed]  # what is there early is paired
-    job = next((job for job in same_seed if job.shape in shapes), waiting[0])
+def take(waiting: list[Job], shapes: Iterable[str], running: Iterable[Job] = ()) -> Job | None:
+    """Remove and return the next job: of those with the first one's seed, one whose graphs are compiled already, if any.
+
+    A branch waits for its trunk. None where all jobs wait for others.
+    """
+    before = {job.name for job in [*waiting, *running]}
+    ready = [job for job in waiting if not job.trunk or job.trunk.name not in before]
+    if not ready:
+        return None
+    same_seed = [job for job in ready if job.config.seed == ready[0].config.seed]  # what is there early is paired
+    job = next((job for job in same_seed if job.shape in shapes), ready[0])
     waiting.remove(job)
     return job
 
@@ -331,9 +337,17 @@ class Task:
 
 
 def slurm_array(at_a_time: int, logs: Path, parameters: Mapping[str, Any], cluster: str = "slurm") -> Launcher:
-    """A launcher that submits all jobs as one array of which `at_a_time` run at once; `parameters` are submitit's."""
+    """A launcher that submits all jobs as one array of which `at_a_time` run at once; `parameters` are submitit's.
+
+    Branches are an array of their own, submitted when their trunks have ended.
+    """
 
     def launch(jobs: Sequence[Job], done: Done, tick: Tick) -> None:
+        for wave in ([job for job in jobs if not job.trunk], [job for job in jobs if job.trunk]):
+            if wave:
+                submit(wave, done, tick)
+
+    def submit(jobs: Sequence[Job], done: Done, tick: Tick) -> None:
         import submitit
 
         try:

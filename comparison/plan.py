@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any, TypeVar
 from activations import registry
 from config import arm
 from config.command_line import load_preset, overrides
-from config.schema import Config
+from config.schema import Config, branch_step
 
 _TELEMETRY_ROWS = 8  # gains and shapes through training, where the preset asks for no telemetry
+_TELEMETRY_STEPS = 250  # the same where runs of several lengths are compared, which must agree in it
 T = TypeVar("T")
 
 
@@ -47,11 +49,14 @@ class Settings:
     """Command lines that made the runs."""
     failures: tuple[Failure, ...] = ()
     """Runs that ended without a result."""
+    lengths: tuple[int, ...] = ()
+    """Lengths in steps that the report compares, each apart; empty: max_steps is a field like others."""
 
     @property
     def free(self) -> tuple[str, ...]:
         """All fields that may differ between runs."""
-        return self.varied + (("learning_rate", "min_lr") if self.rates else ())
+        rates = ("learning_rate", "min_lr") if self.rates else ()
+        return self.varied + rates + (("branch_from",) if self.lengths else ())
 
 
 def merge(a: Settings, b: Settings) -> Settings:
@@ -66,6 +71,7 @@ def merge(a: Settings, b: Settings) -> Settings:
         rate_seeds=tuple(sorted({*a.rate_seeds} & {*b.rate_seeds})) or a.rate_seeds or b.rate_seeds,
         commands=union(a.commands, b.commands),
         failures=union(a.failures, b.failures),
+        lengths=tuple(sorted({*a.lengths, *b.lengths})),
     )
 
 
@@ -105,6 +111,15 @@ class Job:
     """The label of its arm."""
     config: Config
     arguments: tuple[str, ...]
+    trunk: "Job | None" = None
+    """The run that this one branches from, and waits for."""
+    is_trunk: bool = False
+    """Whether it is there for its branches, and is not compared itself."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that it computes itself."""
+        return self.config.max_steps - branch_step(self.config.branch_from)
 
     @property
     def folder(self) -> Path:
@@ -137,6 +152,8 @@ class Sweep:
     rate_seeds: tuple[int, ...]
     """Seeds that are trained at every rate; the others at the chosen one."""
     settings: Settings
+    lengths: tuple[int, ...] = ()
+    """Values of max_steps that make a curve; with lr_schedule=wsd they are branches of one trunk."""
 
     def cells(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(activation, varied values) of each arm."""
@@ -155,22 +172,55 @@ class Sweep:
 
     def job(self, activation: str, values: Mapping[str, Any], rate: float | None, seed: int) -> Job:
         """One run. `rate` None is the preset's; min_lr keeps its proportion to the learning rate. Raises ValueError."""
+        own = replace(self.base, **self.overrides)
         fields = dict(self.overrides) | dict(values) | arm.fields(activation) | {"seed": seed}
-        parts = [arm.file_name(short(activation)), *(f"{name}={value}" for name, value in values.items())]
         if rate is not None:
-            own = replace(self.base, **self.overrides)
             fields |= {"learning_rate": rate, "min_lr": own.min_lr * rate / own.learning_rate}
-            parts.append(f"lr={rate:g}")
-        parts.append(f"seed={seed}")
-        name = "-".join(part.replace("/", "_").replace(",", "-") for part in parts)
-        fields["out_dir"] = str(self.out_dir / name)
-        if replace(self.base, **self.overrides).wandb != "disabled":
+        if own.wandb != "disabled":
             fields.setdefault("wandb_group", self.out_dir.name)
         if "telemetry_interval" not in fields and not self.base.telemetry_interval:
-            planned = replace(self.base, **fields)
-            fields["telemetry_interval"] = max(1, planned.max_steps // _TELEMETRY_ROWS)
+            by_length = max(1, replace(self.base, **fields).max_steps // _TELEMETRY_ROWS)
+            fields["telemetry_interval"] = _TELEMETRY_STEPS if self.lengths else by_length
+        fixed = {name: value for name, value in values.items() if name != "max_steps" or not self.lengths}
+        trunk = None
+        if self.lengths and own.lr_schedule == "wsd":
+            trunk = self._trunk(activation, fixed, fields, rate)
+            fields["branch_from"] = f"{trunk.folder}@{trunk.config.max_steps}"
+        return self._made(activation, values, fields, rate, trunk)
+
+    def _trunk(self, activation: str, fixed: Mapping[str, Any], fields: Mapping[str, Any], rate: float | None) -> Job:
+        """The constant run as far as the branch of these `fields`, which keeps the checkpoints of all shorter branches."""
+        starts = [replace(self.base, **{**fields, "max_steps": length}).decay_start for length in self.lengths]
+        last = replace(self.base, **fields).decay_start
+        kept = ",".join(str(start) for start in starts if start <= last)
+        own = {"lr_schedule": "constant", "lr_decay_fraction": 0.2, "max_steps": last, "checkpoint_steps": kept}
+        return self._made(activation, {**fixed, "trunk": ""}, {**fields, **own}, rate, None)
+
+    def _made(
+        self, activation: str, values: Mapping[str, Any], fields: Mapping[str, Any], rate: float | None, trunk: Job | None
+    ) -> Job:
+        """The job of these `fields`, named by what varies."""
+        is_trunk = "trunk" in values
+        parts = [arm.file_name(short(activation)), *(f"{name}={value}" for name, value in values.items() if name != "trunk")]
+        parts += ([f"lr={rate:g}"] if rate is not None else []) + [f"seed={fields['seed']}"] + ["trunk"] * is_trunk
+        name = "-".join(part.replace("/", "_").replace(",", "-") for part in parts)
+        fields = {**fields, "out_dir": str(self.out_dir / name)}
         arguments = [str(self.preset), *(word for name, value in fields.items() for word in (f"--{name}", str(value)))]
-        return Job(name, label(activation, values), replace(self.base, **fields), tuple(arguments))
+        told = label(activation, {name: value for name, value in values.items() if name != "trunk"})
+        return Job(name, told, replace(self.base, **fields), tuple(arguments), trunk, is_trunk)
+
+
+def with_trunks(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs with the trunks that they branch from, seed by seed, each trunk once and as long as a branch needs it."""
+    found = []
+    for seed in dict.fromkeys(job.config.seed for job in jobs):
+        mine = [job for job in jobs if job.config.seed == seed]
+        trunks: dict[str, Job] = {}
+        for trunk in (job.trunk for job in mine if job.trunk):
+            longest = trunks.setdefault(trunk.name, trunk)
+            trunks[trunk.name] = max(longest, trunk, key=lambda job: job.config.max_steps)
+        found += [*trunks.values(), *mine]
+    return found
 
 
 def plan(
@@ -184,6 +234,7 @@ def plan(
     rates: Sequence[float] = (),
     num_rate_seeds: int = 0,
     command: str = "",
+    lengths: Sequence[int] = (),
 ) -> Sweep:
     """A checked plan. Seeds count up from the preset's. Raises ValueError, in one line, for anything that cannot be run."""
     base = load_preset(preset)
@@ -216,6 +267,9 @@ def plan(
         {"learning_rate": "--lr", "min_lr": "--lr"} if rates else {}
     )
     problems += [f"{name} is varied by {option} already" for name, option in fixed.items() if name in (varied or {})]
+    problems += _length_problems(own, lengths, {*overrides, *(varied or {})})
+    if lengths:
+        varied = {**(varied or {}), "max_steps": tuple(sorted(lengths))}
     if "mlp" in (varied or {}):
         problems.append("mlp belongs to the arms: leave it out of --vary, and name gated(SPEC) or swiglu in --activations")
     problems += [f"{name} is given to --vary and as --{name}; keep one" for name in varied or {} if name in overrides]
@@ -243,10 +297,44 @@ def plan(
             rates=tuple(sorted(rates)),
             rate_seeds=seeds[: num_rate_seeds or num_seeds] if rates else (),
             commands=(command,) if command else (),
+            lengths=tuple(sorted(lengths)),
         ),
+        lengths=tuple(sorted(lengths)),
     )
     sweep.jobs(seeds, rates)  # every configuration is valid, or this raises
     return sweep
+
+
+def _length_problems(own: Config, lengths: Sequence[int], given: Collection[str]) -> list[str]:
+    """What is wrong with --lengths; `own` is the configuration without them, `given` the fields that are given elsewhere."""
+    problems: list[str] = []
+    if not lengths:
+        return problems
+    if wrong := [length for length in lengths if length < 1]:
+        problems.append(f"--lengths {wrong[0]} is no number of steps; give at least 1")
+    if len(set(lengths)) < len(lengths):
+        problems.append(f"--lengths {','.join(map(str, lengths))} names one twice; name each once")
+    if "max_steps" in given:
+        problems.append("max_steps is given by --lengths already; leave it out elsewhere")
+    if own.branch_from or own.lr_decay_steps:
+        problems.append("--lengths plans branches and decays itself; leave out branch_from and lr_decay_steps")
+    if own.lr_schedule == "constant":
+        problems.append("--lengths needs runs that decay; give --lr_schedule wsd (branches of one run) or cosine")
+    if own.lr_schedule == "wsd" and not problems:
+        starts = [replace(own, max_steps=length).decay_start for length in lengths]
+        wrong = [length for length, start in zip(lengths, starts, strict=True) if not 0 < start < length]
+        if wrong:
+            problems.append(f"--lengths {wrong[0]} leaves no steps before or in the decay; give more than warmup_steps")
+    return problems
+
+
+def step_counts(word: str) -> tuple[int, ...]:
+    """--lengths' numbers, apart by commas; none of nothing. Raises ValueError."""
+    if not word:
+        return ()
+    if not re.fullmatch(r"\d{1,12}(,\d{1,12})*", word, re.ASCII):
+        raise ValueError(f"--lengths {word[:60]!r} is not numbers of steps apart by commas, as in 1000,3000,10000")
+    return tuple(int(number) for number in word.split(","))
 
 
 def varied_fields(words: Sequence[str]) -> dict[str, tuple[Any, ...]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison import plots, results, tasks
+from comparison import lengths, plots, results, tasks
 from comparison.document import Block, Bullets, Code, Heading, Paragraph, Picture, Table, as_csv, as_latex, markdown, page
 from comparison.judge import Contrast, Interval, Summary, documents_of, percent, summarise, to_json
 from comparison.plan import Failure, short
@@ -41,17 +41,18 @@ def write(folder: Path, found: Results) -> Summary:
 
 def compose(found: Results, summary: Summary) -> list[Block]:
     """What the report says, in order."""
-    pictures = plots.figures(summary)
-    blocks: list[Block] = [
-        Heading("Comparison of activations"),
-        Paragraph(abstract(found, summary)),
-        _result_table(summary, found.settings.failures),
-    ]
+    blocks: list[Block] = [Heading("Comparison of activations"), Paragraph(abstract(found, summary))]
+    detailed = summary
+    if found.settings.lengths:
+        blocks += [*lengths.blocks(summary, found.settings), Heading("All results")]
+        detailed = lengths.longest(summary, found.settings)
+    pictures = plots.figures(detailed)
+    blocks.append(_result_table(summary, found.settings.failures))
     if found.settings.rates:
         blocks.append(Paragraph(_rates_sentence(found)))
     blocks += [Heading("Differences"), _difference_table(summary), Paragraph(_METHOD)]
-    blocks += tasks.blocks(summary)
-    blocks += [Heading("Cost"), _cost_table(summary), Paragraph(_COST_METHOD)]
+    blocks += tasks.blocks(detailed)
+    blocks += [Heading("Cost"), _cost_table(detailed), Paragraph(_COST_METHOD)]
     for name, (title, caption) in _CAPTIONS.items():
         if name in pictures:
             blocks += [Heading(title), Picture(name, pictures[name], caption)]
@@ -69,11 +70,13 @@ def abstract(found: Results, summary: Summary) -> str:
     """The paragraph for a paper: at most five sentences."""
     config, arms, first = found.records[0].config, summary.arms, found.records[0]
     seeds = sorted({record.seed for record in found.records})
-    tokens = first.tokens_per_step * config["max_steps"]
+    steps = found.settings.lengths or (config["max_steps"],)
+    tokens = " / ".join(f"{first.tokens_per_step * number:,}" for number in steps)
+    count = len(lengths.by_arm(summary, found.settings)) if found.settings.lengths else len(arms)
     alike = ", within gated and within plain MLPs," if len({record.config["mlp"] for record in found.records}) > 1 else ""
     sentences = [
         f"We trained GPT-2 models ({config['n_layer']} layers, width {config['n_embd']}, context {config['block_size']}) on "
-        f"{tokens:,} tokens of {Path(config['data_dir']).name} with {len(arms)} settings of the MLP activation and "
+        f"{tokens} tokens of {Path(config['data_dir']).name} with {count} settings of the MLP activation and "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} each; runs of one seed share their data order and"
         f"{alike} all initial weights outside the activation."
     ]
@@ -85,6 +88,8 @@ def abstract(found: Results, summary: Summary) -> str:
         targets = sum(first.documents["targets"])
         measured = f", measured on {targets:,.0f} targets in {number} {unit} (the largest: {100 * largest:.0f} %)"
     sentences.append(f"{reference.label} reaches a validation perplexity of {reference.perplexity:.3f}{measured}.")
+    if found.settings.lengths:
+        return " ".join([*sentences, *_by_length(found, summary)])
     told = [c for c in summary.contrasts if c.about == "activation"] or list(summary.contrasts)
     if len(told) > _PARAGRAPH:
         verdicts = Counter(contrast.verdict for contrast in told)
@@ -97,6 +102,18 @@ def abstract(found: Results, summary: Summary) -> str:
         numbers = ", ".join(f"{count} about {about}" for about, count in counts_about.items())
         sentences.append(f"p-values are Holm-corrected for the number of comparisons ({numbers}).")
     return " ".join(sentences)
+
+
+def _by_length(found: Results, summary: Summary) -> list[str]:
+    """How the verdicts are at the shortest and at the longest length."""
+    sentences = []
+    for number in dict.fromkeys((found.settings.lengths[0], found.settings.lengths[-1])):
+        there = [c for c in lengths.at(summary, found.settings, number).contrasts if c.about == "activation"]
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(c.verdict for c in there).most_common())
+        if there:
+            best = _sentence(min(there, key=lambda contrast: contrast.interval.mean))
+            sentences.append(f"After {number:,} steps, of {len(there)} comparisons: {counts}. The lowest: {best}")
+    return sentences
 
 
 def _sentence(contrast: Contrast) -> str:

@@ -17,11 +17,11 @@ import train
 from comparison import report, results, tasks
 from comparison.judge import Summary, arms_of, best_rate
 from comparison.launch import PARENT, Launcher
-from comparison.plan import Failure, Job, Sweep, merge
+from comparison.plan import Failure, Job, Sweep, merge, with_trunks
 from comparison.record import DivergedError, Record, is_finished, is_measured, measure, read, read_measured
 from comparison.results import Results
 from config.command_line import parse
-from config.schema import names
+from config.schema import branch_step, names
 from data.batches import FROM_START, SPREAD
 from data.files import reason, remove
 from data.lock import locked
@@ -47,7 +47,7 @@ class SweepProgress:
         from tqdm import tqdm
 
         self._jobs, self._finished, self._steps_finished = list(jobs), 0, 0
-        self._total = sum(job.config.max_steps for job in jobs)
+        self._total = sum(job.num_steps for job in jobs)
         self._before = self._now = sum(steps_done(job) for job in jobs)  # of runs that were interrupted
         self._started, self._refreshed = time.monotonic(), 0.0
         self._bar = tqdm(total=self._total, initial=self._before, unit="step", disable=None, dynamic_ncols=True)
@@ -69,7 +69,7 @@ class SweepProgress:
     def finished(self, job: Job, outcome: str) -> None:
         """One job is over: say how it went and how long the rest will take."""
         self._finished += 1
-        self._steps_finished += job.config.max_steps
+        self._steps_finished += job.num_steps
         self._move(max(self._now, self._steps_finished))
         self._bar.write(f"[{self._finished}/{len(self._jobs)}] {job.name}: {outcome}{self._time_left()}", file=sys.stderr)
 
@@ -86,7 +86,7 @@ class SweepProgress:
 
 
 def steps_done(job: Job) -> int:
-    """The last step in the metrics of a job's folder."""
+    """How many steps a job has computed, by the metrics of its folder."""
     path = job.folder / "metrics.jsonl"
     if not path.is_file():
         return 0
@@ -94,7 +94,7 @@ def steps_done(job: Job) -> int:
         file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         lines = file.read().split(b"\n")[:-1]  # what follows the last newline is still being written
     try:
-        return int(json.loads(lines[-1])["step"])
+        return max(0, int(json.loads(lines[-1])["step"]) - branch_step(job.config.branch_from))
     except (IndexError, ValueError, KeyError, TypeError):  # no row yet, or a damaged one, which train.py tells
         return 0
 
@@ -126,8 +126,8 @@ def run(
     if request.names:
         compared = [record for arm in arms_of(store.results()) for record in arm.records]
         tasks.score(compared, request, store.replace)
-        for job in () if keep_checkpoints else store.planned.values():
-            if store.find(job):
+        for job in () if keep_checkpoints else with_trunks(list(store.planned.values())):
+            if not store.failures if job.is_trunk else store.find(job):
                 remove(job.folder / "checkpoints")
     return report.write(sweep.out_dir, store.results()), len(store.failures)
 
@@ -213,7 +213,9 @@ def check_folder(job: Job) -> None:
     changed = results.changes(asdict(job.config), asdict(earlier))
     changed += [name for name in names(compare="own") if getattr(job.config, name) != getattr(earlier, name)]
     wrong = [name for name in changed if name not in _FURTHER]
-    if not wrong and job.config.decay_steps != earlier.decay_steps:
+    if job.is_trunk:
+        changed = []  # it is long enough, or is made longer
+    elif not wrong and job.config.decay_steps != earlier.decay_steps:
         wrong = ["lr_decay_steps" if "lr_decay_steps" in changed else "max_steps"]
     if not wrong and changed and int(there[-1].name[5:]) >= job.config.max_steps:
         wrong = changed  # it has all its steps: nothing would be computed, and config.json would say that it was
@@ -242,10 +244,27 @@ def train_pending(jobs: Sequence[Job], store: Store, launch: Launcher, keep_chec
             f"{results.describe(old[0])} was evaluated on targets {FROM_START} of the validation set, new runs are on targets "
             f"{SPREAD}: their losses do not compare; give another --out_dir, without --reuse of such runs"
         )
-    for job in pending:
+    jobs = [job for job in with_trunks(pending) if not (job.is_trunk and has_grown(job))]
+    for job in jobs:
         wait_for_orphan(job.folder)
-    with SweepProgress(pending) as progress:
-        launch(pending, _reporting(store, progress, keep_checkpoints), progress.tick)
+    with SweepProgress(jobs) as progress:
+        launch(jobs, _reporting(store, progress, keep_checkpoints), progress.tick)
+    if not keep_checkpoints and not store.failures:
+        for job in jobs:
+            remove(job.folder / "checkpoints")
+
+
+def has_grown(trunk: Job) -> bool:
+    """Whether all checkpoints that its branches need are there. Raises ValueError where the run has left one behind."""
+    check_folder(trunk)
+    there = {checkpoint.step_of(path) or 0 for path in checkpoint.checkpoints(trunk.folder)}
+    missing = sorted(trunk.config.kept_steps - there)
+    if missing and max(there, default=0) > missing[0]:
+        raise ValueError(
+            f"{trunk.folder} has gone past step {missing[0]} and kept no checkpoint of it; remove that folder to train it "
+            "again, or give another --out_dir"
+        )
+    return not missing
 
 
 def wait_for_orphan(folder: Path) -> None:
@@ -265,8 +284,17 @@ def wait_for_orphan(folder: Path) -> None:
 
 
 def _reporting(store: Store, progress: SweepProgress, keep_checkpoints: bool) -> Callable[[Job, int, str], None]:
+    broken: dict[str, str] = {}  # trunk -> what it said
+
     def done(job: Job, code: int, said: str) -> None:
+        if job.is_trunk:
+            if code:
+                broken[job.name] = f"exit code {code}: {said}"
+            progress.finished(job, f"failed: {broken[job.name]}" if code else "its branches begin")
+            return
         try:
+            if job.trunk and job.trunk.name in broken:
+                raise ValueError(f"its trunk {job.trunk.name} failed: {broken[job.trunk.name]}")
             if code:
                 raise ValueError(f"exit code {code}: {said}")
             record = read(job.folder)
