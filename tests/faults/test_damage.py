@@ -73,7 +73,8 @@ def moments(name: str, make: Callable[[torch.Tensor], torch.Tensor]) -> Callable
 
     def change(state: dict[str, Any]) -> None:
         for entry in state["optimizer"]["state"].values():
-            entry[name] = make(entry[name])
+            if name in entry:  # Muon keeps others than AdamW
+                entry[name] = make(entry[name])
 
     return change
 
@@ -106,6 +107,26 @@ SHORT = [*range(len(FILES)), 40 * len(FILES), MANY, *range(MANY + len(FILES), MA
 @pytest.mark.parametrize(("name", "case"), some([(c[0], c[1:]) for c in CASES], SHORT))
 def test_refused(name: str, case: tuple[Damage, *tuple[str, ...]], eight_steps: Config) -> None:
     damaged(eight_steps, *case)
+
+
+HOSTILE_TO_MUON: dict[str, Callable[[dict[str, Any]], object]] = {
+    "momentum of one number": moments("momentum_buffer", lambda t: torch.full((1,), 0.125)),
+    "momentum that is transposed": moments("momentum_buffer", lambda t: t.t().contiguous()),
+    "momentum in bfloat16": moments("momentum_buffer", lambda t: t.bfloat16()),
+    "momentum that is not finite": moments("momentum_buffer", lambda t: t * torch.nan),
+    "no group of matrices": lambda state: state["optimizer"]["param_groups"].pop(),
+    "another step of AdamW's": moments("step", lambda t: t + 1000),
+}
+
+
+@pytest.fixture(scope="module")
+def eight_of_muon(eight_steps: Config) -> Config:
+    return trained(dataclasses.replace(eight_steps, optimizer="muon", out_dir=f"{eight_steps.out_dir}-muon"))
+
+
+@pytest.mark.parametrize("name", some([(name,) for name in HOSTILE_TO_MUON], slice(2)))
+def test_a_hostile_state_of_muon_is_refused(name: str, eight_of_muon: Config) -> None:
+    damaged(eight_of_muon, hostile(HOSTILE_TO_MUON[name]), "state.pt does not fit this run")
 
 
 def test_the_way_that_the_line_names(eight_steps: Config) -> None:
