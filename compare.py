@@ -28,7 +28,7 @@ from typing import Any
 from activations import plot, registry
 from comparison import coordinates, depth, launch, record, report, results, run, scaling, scaling_report
 from comparison.document import Table, markdown
-from comparison.plan import Job, Sweep, learning_rates, plan, step_counts, varied_fields
+from comparison.plan import Job, Sweep, learning_rates, plan, short, step_counts, varied_fields
 from config.command_line import Once, Parser, load_preset, overrides, whole
 from config.schema import field_types
 from data import files
@@ -294,7 +294,7 @@ def evaluate(options: argparse.Namespace) -> int:
         loss = measure(subject.model, subject.config, options.data_dir or Path(subject.config.data_dir))
         bits = f"{loss.bits_per_byte:.4f}" if loss.bits_per_byte else "-"
         numbers = (f"{loss.targets:,}", f"{loss.nats:.4f}", f"{loss.perplexity:.3f}", bits)
-        lines.append((name, subject.config.activation, *numbers))
+        lines.append((name, short(subject.config.activation), *numbers))
     print(markdown([Table(("run", "activation", "targets", "loss", "perplexity", "bits per byte"), tuple(lines))]), end="")
     return 0
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison.document import Table, markdown
+from comparison.plan import short
 from config.command_line import Once, Parser
 from data.files import reason, write_text
 from evaluation import documents, scores, store
@@ -127,7 +128,7 @@ def tables(found: Sequence[Evaluated]) -> list[Table]:
     """One of losses and one of tasks, where there are any."""
     losses = [
         (
-            *(one.subject.label, one.subject.config.activation, Path(loss.data_dir).name, f"{loss.targets:,}"),
+            *(one.subject.label, short(one.subject.config.activation), Path(loss.data_dir).name, f"{loss.targets:,}"),
             *(f"{loss.nats:.4f}", f"{loss.perplexity:.3f}", f"{loss.bits_per_byte:.4f}" if loss.bits_per_byte else _UNKNOWN),
         )
         for one in found
@@ -135,7 +136,7 @@ def tables(found: Sequence[Evaluated]) -> list[Table]:
     ]
     tasks = [
         (
-            *(one.subject.label, one.subject.config.activation, task.task, name),
+            *(one.subject.label, short(one.subject.config.activation), task.task, name),
             *(f"{task.items:,} of {task.available:,}", f"{metric.value:.4f}"),
             _UNKNOWN if metric.error is None else f"{metric.error:.4f}",
         )

@@ -9,7 +9,7 @@ from model import count_flops_per_token, count_parameters
 from runtime import checkpoint, distributed, memory
 from runtime.dataset import Dataset
 from runtime.distributed import Processes
-from runtime.hardware import describe
+from runtime.hardware import describe, why_not_compile
 
 
 def plan(config: Config, dataset: Dataset, processes: Processes, dtype: torch.dtype, origin: Path | None) -> list[str]:
@@ -25,6 +25,8 @@ def plan(config: Config, dataset: Dataset, processes: Processes, dtype: torch.dt
     there = memory.share_of(processes.device, distributed.processes_here())
     count = processes.world_size
     warming = ", all of them in the warm-up" if config.warmup_steps >= config.max_steps > 0 else ""
+    # Nothing else is said until the first evaluation: a minute where cores are few, and people take it for a hang.
+    compiling = "; it is compiled first" if config.compile and not why_not_compile(processes.device) else ""
     lines = [
         f"model   {gpt.activation}{f' as the gate of {gpt.mlp_width} channels' if gpt.mlp == 'gated' else ''} in {gpt.n_layer} "
         f"layers of width {gpt.n_embd}: {all_parameters:,} parameters, "
@@ -36,7 +38,7 @@ def plan(config: Config, dataset: Dataset, processes: Processes, dtype: torch.dt
         f"device  {count} process{'es' if count > 1 else ''} on {describe(processes.device)['device']} ({processes.device}), "
         f"{str(dtype).removeprefix('torch.')}, about {memory.gib(needed)} of {memory.gib(there)}"
         f"{' each' if count > 1 else ''}",
-        f"run     {config.out_dir}{f', from step {checkpoint.step_of(origin):,}' if origin else ''}",
+        f"run     {config.out_dir}{f', from step {checkpoint.step_of(origin):,}' if origin else ''}{compiling}",
     ]
     return [line for line in lines if not (config.eval_only and line.startswith(("work", "run")))]
 

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "export": {"activations", "config", "data", "model", "pretrained", "runtime"},
     "comparison": {"activations", "config", "data", "evaluation", "model", "runtime", "train"},
     "compare": {"activations", "comparison", "config", "data", "evaluation", "model", "runtime", "train"},
-    "evaluate": {"comparison.document", "config", "data", "evaluation", "runtime"},
+    "evaluate": {"comparison.document", "comparison.plan", "config", "data", "evaluation", "runtime"},
     "examples": {"activations"},
     "bench": {"activations", "bench", "config", "data", "decoding", "model", "runtime", "train", "sample"},
 }
