@@ -10,7 +10,7 @@ Shapes in the comments: B batch, T time (tokens), C n_embd, H heads, D = C/H, S 
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,13 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(config.n_embd))
         self.bias = nn.Parameter(torch.zeros(config.n_embd)) if config.bias else None
         self.eps = config.layer_norm_epsilon
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Ones and zeros, in place."""
+        self.weight.fill_(1)
+        if self.bias is not None:
+            self.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
@@ -207,23 +214,33 @@ class GPT(nn.Module):
         self.config = config
         with torch.random.fork_rng(devices=[]):  # torch's own default init draws from the global generator
             self.transformer = Transformer(config)
-        self.reset_parameters(seed)
+        if not self.transformer.wte.weight.is_meta:
+            self.reset_parameters(seed)
 
     @torch.no_grad()
     def reset_parameters(self, seed: int) -> None:
-        """GPT-2's init: normal(0.02), residual projections over sqrt(2 n_layer), the MLP's as `MLP` says, biases zero."""
+        """Give every parameter outside norms and activations its initial value; those have theirs since they were made."""
+        for name, value in self.initial_values(seed):
+            self.get_parameter(name).copy_(value)
+
+    def initial_values(self, seed: int) -> Iterator[tuple[str, Tensor]]:
+        """(name, initial value on the CPU) of the parameters outside norms and activations, one after another.
+
+        GPT-2's init: normal(0.02), residual projections over sqrt(2 n_layer), the MLP's as `MLP` says, biases zero.
+        """
         generator = torch.Generator().manual_seed(seed)
         made_with_values = (activations.Activation, LayerNorm)
         left = {id(p) for module in self.modules() if isinstance(module, made_with_values) for p in module.parameters()}
         for name, parameter in self.named_parameters():
             if id(parameter) in left:
                 continue
-            if name.endswith("bias"):
-                parameter.zero_()
-                continue
-            parameter.normal_(0.0, initial_std(name, self.config), generator=generator)
-        # Padded rows get no gradient and no decay away from zero: they stay out of the checkpoint and come back as zeros.
-        self.transformer.wte.weight[self.config.vocab_size :].zero_()
+            value = torch.zeros(parameter.shape, dtype=parameter.dtype, device="cpu")
+            if not name.endswith("bias"):
+                value.normal_(0.0, initial_std(name, self.config), generator=generator)
+            if name == "transformer.wte.weight":
+                # Padded rows get no gradient and no decay away from zero: they stay out of the checkpoint, and are zeros again.
+                value[self.config.vocab_size :] = 0
+            yield name, value
 
     def forward(
         self,
@@ -252,13 +269,17 @@ class GPT(nn.Module):
         loss = F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction=reduction)
         return loss if reduction == "mean" else loss.view_as(targets)
 
-    def compile(self, **options: Any) -> None:
+    def compile(self, inside_hooks: bool = False, **options: Any) -> None:
         """Compile in place, with `torch.compile`'s options, the blocks, which share one graph, and the loss.
 
+        `inside_hooks` leaves hooks on the blocks, as FSDP's, out of the graph.
         Compile time does not grow with depth, and the step is as fast as from one graph of everything, or faster (LOG.md).
         """
         for block in self.transformer.h:
-            block.compile(**options)
+            if inside_hooks:
+                block.forward = torch.compile(block.forward, **options)
+            else:
+                block.compile(**options)
         self.loss = torch.compile(self.loss, **options)  # type: ignore[method-assign]
 
     def recompute_blocks(self) -> None:
@@ -284,11 +305,14 @@ class GPT(nn.Module):
         generator: torch.Generator | None = None,
         use_cache: bool = True,
         eos: int | None = None,
+        window: Literal["sliding", "halves"] = "sliding",
     ) -> Iterator[Tensor]:
         """Yield one new token a sequence, (B,), at a time, drawn on the CPU by `generator`; temperature 0 takes the likeliest.
 
         Past block_size the context is its last block_size tokens. Learned positions then shift with every token, which
-        makes cached keys stale: the cache is rebuilt, and a token costs what it costs without a cache.
+        makes cached keys stale: the cache is rebuilt, and a token costs what it costs without a cache. With `window` halves a
+        full cache is rebuilt from its last half, once every block_size / 2 tokens: a token then sees between a half and all of
+        block_size tokens, so the text may be another one.
         A sequence that has drawn `eos` gives nothing but `eos` from then on; when all have, the iteration ends.
         """
         size, model = self.config.block_size, decoding.frozen(self)
@@ -296,9 +320,10 @@ class GPT(nn.Module):
         cache: KVCache | None = None
         for _ in range(max_new_tokens):
             anew = cache is None or cache.length >= size
+            kept = size if cache is None or window == "sliding" else max(1, size // 2)
+            new = tokens[:, -kept if anew else -1 :]
             if anew and use_cache:
                 cache = self.empty_cache(tokens)
-            new = tokens[:, -size if anew else -1 :]
             logits = model.logits(model.transformer(new, cache)[:, -1]).float()  # (B, V)
             chosen = sample(logits, temperature, top_k, top_p, generator)
             if eos is not None:
@@ -339,11 +364,21 @@ class GPT(nn.Module):
 
     def gpt2_state_dict(self) -> dict[str, Tensor]:
         """Every tensor under GPT-2's name and in its orientation, the tied table once and unpadded."""
-        return folder.to_gpt2(self.state_dict(), self.config.vocab_size)
+        return dict(self.gpt2_tensors())
 
-    def load_gpt2_state_dict(self, state: dict[str, Tensor], where: str) -> None:
-        """Inverse of `gpt2_state_dict`. Raises ValueError that begins with `where` and names tensors that do not fit."""
-        folder.load_gpt2(self.state_dict(), state, self.config.vocab_size, where)
+    def gpt2_tensors(self, whole: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Iterator[tuple[str, Tensor]]:
+        """The items of `gpt2_state_dict`, one after another; `whole` makes a full tensor of what a process holds a part of."""
+        for name, tensor in self.state_dict().items():
+            yield from folder.to_gpt2({name: whole(tensor)}, self.config.vocab_size).items()
+
+    def load_gpt2_state_dict(
+        self, state: dict[str, Tensor], where: str, put: Callable[[Tensor, Tensor], object] = folder.put
+    ) -> None:
+        """Inverse of `gpt2_state_dict`. Raises ValueError that begins with `where` and names tensors that do not fit.
+
+        put(own, value) writes a value into a tensor of the model, which may have more rows than it.
+        """
+        folder.load_gpt2(self.state_dict(), state, self.config.vocab_size, where, put)
 
     def standard(self) -> tuple[GPTConfig, dict[str, Tensor]]:
         """The config without muP, and `gpt2_state_dict` for it: the same function, its two factors in the weights.

@@ -101,7 +101,8 @@ def write(gpt: GPT, words: Tokenizer, prompt: str, context: torch.Tensor, option
     generator = torch.Generator().manual_seed(options.seed)
     eos = None if options.ignore_eos else words.eot
     batch = context.expand(options.num_samples, -1)
-    stream = gpt.stream(batch, options.max_new_tokens, options.temperature, options.top_k, options.top_p, generator, eos=eos)
+    drawn = (options.temperature, options.top_k, options.top_p, generator)
+    stream = gpt.stream(batch, options.max_new_tokens, *drawn, eos=eos, window=options.window)
     samples = [Sample(words, context.tolist(), options.stop, options.ignore_eos) for _ in range(options.num_samples)]
     alone = len(samples) == 1
     shown = [prompt] * len(samples)
@@ -183,6 +184,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--prompt_file", default=None, metavar="FILE", help="file with a prompt on each line")
     add("--stop", action="append", default=[], metavar="TEXT", help="end a sample before this text; may be given several times")
     add("--ignore_eos", action="store_true", help="go on past end-of-text")
+    told = "past block_size: sliding is exact, halves keeps the last half when the context is full, and is many times as fast"
+    add("--window", choices=["sliding", "halves"], default="sliding", help=told)
     add("--max_new_tokens", type=int, default=500, metavar="N", help="tokens to write (default 500)")
     add("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token (default 0.8)")
     add("--top_k", type=int, default=200, metavar="K", help="keep the K likeliest tokens; 0 keeps all (default 200)")

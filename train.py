@@ -28,7 +28,7 @@ from config.command_line import parse
 from data import tokenizer
 from data.batches import Batch, Prefetcher
 from data.files import reason
-from runtime import checkpoint, distributed, weights_and_biases
+from runtime import checkpoint, distributed, sharding, weights_and_biases
 from runtime.evaluate import Evaluation, evaluate
 from runtime.hardware import autocast, peak_memory_bytes
 from runtime.journal import Journal
@@ -87,6 +87,7 @@ def train(run: Run) -> int:
         with Prefetcher(run.read_batch, progress.step, config.max_steps) as batches:
             journal.begin_steps()
             for step, batch in enumerate(batches, progress.step):
+                journal.have_data()
                 try:
                     loss, grad_norm = take_step(run, step, batch)
                 except NonFiniteError as trouble:
@@ -163,11 +164,13 @@ def take_step(run: Run, step: int, batch: Batch) -> tuple[torch.Tensor, float]:
                 loss = run.model(inputs, targets) / len(micro_batches)
             run.scaler.scale(loss).backward()
         total += loss.detach()
+    if run.is_sharded:
+        sharding.average_gradients(run.gpt)
     run.scaler.unscale_(run.optimizer)
     if any(due(step + 1, every, config.max_steps) for every in (config.log_interval, config.telemetry_interval)):
         run.watch.note_gradients()
     limit = config.grad_clip or math.inf
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(run.gpt.parameters(), limit))
+    grad_norm = sharding.clip_gradients(run.gpt, limit)
     # Each rank knows its own loss alone: what follows from it is decided on the sums, by all of them alike.
     bad_losses, bad_norms = run.processes.sum_integers([not math.isfinite(float(total)), not math.isfinite(grad_norm)])
     if bad_losses or bad_norms:
@@ -187,7 +190,8 @@ def take_step(run: Run, step: int, batch: Batch) -> tuple[torch.Tensor, float]:
 
 def non_finite(run: Run, loss: torch.Tensor, grad_norm: float, inputs: torch.Tensor) -> NonFiniteError:
     """What is not finite after a backward pass, and where in the model."""
-    return NonFiniteError(f"loss {float(loss)}, gradient norm {grad_norm}", telemetry.locate_nonfinite(run.gpt, inputs))
+    where = telemetry.locate_nonfinite(run.gpt, inputs, sharding.whole)
+    return NonFiniteError(f"loss {float(loss)}, gradient norm {grad_norm}", where)
 
 
 def evaluate_only(run: Run) -> int:
@@ -211,7 +215,7 @@ def validate(run: Run, journal: Journal | None, signals: StopSignals) -> Evaluat
     try:
         result = evaluate(
             run.compiled, data.validation, data.byte_lengths, processes, run.config.micro_batch_size, run.dtype,
-            lambda: signals.check(processes),
+            lambda: signals.check(processes), together=run.is_sharded,
         )  # fmt: skip
     finally:
         run.gpt.train()

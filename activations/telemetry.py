@@ -1,6 +1,6 @@
 """What the activations of a model see and do: inputs, gains and coefficients by layer, and where numbers stop being finite."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,19 +49,21 @@ def input_stds(model: nn.Module, inputs: Tensor, kind: type | tuple[type, ...] =
     return found
 
 
-def locate_nonfinite(model: nn.Module, inputs: Tensor | None = None) -> str:
+def locate_nonfinite(
+    model: nn.Module, inputs: Tensor | None = None, whole: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> str:
     """Which weights or gradients are not finite, coefficients of activations first, as one short text; empty if all are.
 
     With `inputs`, and all weights finite, model(inputs) is run and the first activation with a non-finite output is named, with
-    its largest input and coefficient.
+    its largest input and coefficient. `whole` makes a full tensor of what a process holds a part of.
     """
     ours = {id(p) for module in model.modules() if isinstance(module, Activation) for p in module.parameters()}
     named = sorted(model.named_parameters(), key=lambda item: id(item[1]) not in ours)
-    weights = [_where(name, p.detach(), "weight") for name, p in named if not p.detach().isfinite().all()]
+    weights = _all_where(((name, whole(p.detach())) for name, p in named), "weight")
     if weights:
         return _first(weights)
     overflow = _first_overflow(model, inputs) if inputs is not None else ""
-    gradients = [_where(name, p.grad, "gradient") for name, p in named if p.grad is not None and not p.grad.isfinite().all()]
+    gradients = _all_where(((name, whole(p.grad)) for name, p in named if p.grad is not None), "gradient")
     return overflow or _first(gradients)
 
 
@@ -114,6 +116,10 @@ def _first_overflow(model: nn.Module, inputs: Tensor) -> str:
     with torch.no_grad(), _watching(model, Activation, note):
         model(inputs)
     return found[0] if found else ""
+
+
+def _all_where(tensors: Iterable[tuple[str, Tensor]], what: str) -> list[str]:
+    return [_where(name, tensor, what) for name, tensor in tensors if not tensor.isfinite().all()]
 
 
 def _where(name: str, tensor: Tensor, what: str) -> str:

@@ -76,13 +76,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(
-    config: GPTConfig, specs: list[str], device: torch.device, dtype: torch.dtype, new_tokens: int, tokens: int
+    config: GPTConfig,
+    specs: list[str],
+    device: torch.device,
+    dtype: torch.dtype,
+    new_tokens: int,
+    tokens: int,
+    compiles: bool = True,
 ) -> list[Row]:
-    """A row for each contender; those with a learnable activation are named after it."""
+    """A row for each contender; those with a learnable activation are named after it. `compiles`: compiled decoding too."""
     torch._dynamo.reset()  # one code object may have eight graphs only
     gpt = GPT(config).eval().to(device, dtype)
     contenders = {"cached": gpt}
-    if device.type == "cpu" and not why_not_compile(device):
+    if compiles and device.type == "cpu" and not why_not_compile(device):
         contenders["compiled"] = copy.deepcopy(gpt)
         contenders["compiled"].compile_decoding()
     contenders |= {spec: with_activation(gpt, spec) for spec in specs}
@@ -94,6 +100,7 @@ def measure(
         for name, samples in time_tokens(gpt, contenders, theirs, context, tokens).items():
             milliseconds.setdefault(name, []).append(1e3 * statistics.median(samples))
     past_block_size = time_tokens(gpt, {}, None, config.block_size, 2)["recomputed"]
+    halves = halves_seconds(gpt, tokens)
 
     read = sum(p.numel() * p.element_size() for p in gpt.parameters()) - gpt.transformer.wpe.weight.nbytes
     matvec = compiled_matvec() if "compiled" in contenders else torch.mv
@@ -114,6 +121,7 @@ def measure(
             "contexts": contexts,
             "milliseconds_at_contexts": samples,
             "past_block_size_tokens_per_second": 1 / statistics.median(past_block_size),
+            "halves_tokens_per_second": 1 / halves,
         }
         for name, samples in milliseconds.items()
     ]
@@ -152,6 +160,25 @@ def time_tokens(gpt: GPT, contenders: dict[str, GPT], theirs: Any, context: int,
         )
         seconds["transformers"] = clock.seconds
     return seconds
+
+
+def halves_seconds(gpt: GPT, tokens: int) -> float:
+    """Seconds a token past block_size with window="halves": one rebuild, then cached tokens from a half to the whole block."""
+    size = gpt.config.block_size
+    device = gpt.transformer.wte.weight.device
+    ends = (prompt(gpt.config, length, device) for length in (size, size - tokens - 2))
+    rebuilding, filling = (gpt.stream(end, tokens + 2, temperature=0, window="halves") for end in ends)
+    next(rebuilding), next(filling)  # read the prompt
+    started = time.perf_counter()
+    next(rebuilding).tolist()
+    rebuild = time.perf_counter() - started
+    cached = []
+    for _ in range(tokens):  # behind a half, and near the whole block, in turns
+        for stream in (rebuilding, filling):
+            started = time.perf_counter()
+            next(stream).tolist()
+            cached.append(time.perf_counter() - started)
+    return (rebuild + (size // 2 - 1) * statistics.fmean(cached)) / (size // 2)
 
 
 class Clock:
@@ -224,7 +251,10 @@ def show(rows: list[Row]) -> None:
         speed, most, past = (
             row[f"{name}_per_second"] for name in ("ceiling_bytes", "ceiling_tokens", "past_block_size_tokens")
         )
-        print(f"{dtype}: weights are read at {speed / 1e9:.1f} GB/s, {most:.1f} tokens/s; past block_size {past:.2f} tokens/s")
+        print(
+            f"{dtype}: weights are read at {speed / 1e9:.1f} GB/s, {most:.1f} tokens/s; past block_size {past:.2f} tokens/s, "
+            f"{row['halves_tokens_per_second']:.2f} with halves"
+        )
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from data.batches import Batch, Prefetcher
 from data.corpora import plan_pystdlib
 from data.shards import header
 from data.sources import read_documents
+from runtime import profiling
 from runtime.hardware import measured_peak_flops, peak_memory_bytes, pick_device
 from runtime.run import Run
 from runtime.setup import set_up
@@ -51,6 +52,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 32, "vocab_size": 256, "global_batch_size": 2},
 }
 PLAIN = "plain"
+PROFILE = -1  # told to a contender in the place of a number of steps
+PROFILED = 3
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -144,6 +147,8 @@ def compare_times(config: Config, names: list[str], rounds: int, limit: float = 
                 here.send(steps)
                 seconds[name].append(here.recv())
         for name, (process, here) in workers.items():
+            here.send(PROFILE)
+            facts[name] |= here.recv()
             here.send(0)
             facts[name] |= here.recv()
             process.join()
@@ -167,6 +172,7 @@ def compare_times(config: Config, names: list[str], rounds: int, limit: float = 
 
 def work(pipe: Connection, config: Config, is_plain: bool) -> None:
     """A contender: takes as many steps as it is told, answers with the seconds of one; told 0, with its peak memory."""
+    profiling.name_kernels()
     with (
         mock.patch("runtime.setup.retain_memory") if is_plain else contextlib.nullcontext()
     ):  # plain PyTorch leaves malloc alone
@@ -195,10 +201,24 @@ def work(pipe: Connection, config: Config, is_plain: bool) -> None:
             }
         )
         while number := pipe.recv():
+            if number == PROFILE:
+                pipe.send({"parts_ms": profile_steps(run, steps)})
+                continue
             started = time.perf_counter()
             take_steps(run, steps, number)
             pipe.send((time.perf_counter() - started) / number)
         pipe.send({"peak_memory_bytes": peak_memory(device)})
+
+
+def profile_steps(run: Run, steps: Iterator[tuple[int, Batch]]) -> dict[str, float]:
+    """Milliseconds of each part of a step, over PROFILED steps."""
+    device = run.processes.device
+    profiler = profiling.start(device)
+    started = time.perf_counter()
+    take_steps(run, steps, PROFILED)
+    seconds = time.perf_counter() - started
+    profiling.stop(profiler, device)
+    return profiling.parts(profiler, seconds, PROFILED, device)
 
 
 def take_steps(run: Run, steps: Iterator[tuple[int, Batch]], number: int) -> None:
@@ -256,6 +276,13 @@ def show_times(rows: list[Row]) -> None:
             f"{row['contender']:20} {row['dtype']:9} {row['ms_per_step']:9.1f} {row['against_gelu']:6.3f} "
             f"{row['tokens_per_second']:9.0f} {row['mfu']:14.2f} {row['peak_memory_bytes'] / 1e6:8.0f}"
         )
+    print("\nshare of each part of a step; of peak: FLOPs over the time of products and attention, over the peak")
+    for row in rows:
+        total = sum(row["parts_ms"].values())
+        products = row["parts_ms"]["matrix products"] + row["parts_ms"]["attention"]
+        told = ", ".join(f"{part} {ms / total:.0%}" for part, ms in row["parts_ms"].items() if ms / total >= 0.005)
+        speed = row["flops_per_step"] / (products / 1e3) / row["peak_flops"] if products else 0.0
+        print(f"{row['contender']:20} {told}; of peak {speed:.2f}")
 
 
 def show_quality(rows: list[Row]) -> None:

@@ -230,8 +230,14 @@ class Config:
     """Autocast type; auto: bfloat16 where the hardware computes in it, float16 on older GPUs, else float32."""
     compile: bool = setting(True, resume="free", compare="same")
     """torch.compile the model where a compiler is present."""
+    compile_cache: str = setting("auto", resume="free", compare="free", ranks="free")
+    """Folder for compiled code, used again by later runs; auto: learnable-activations in the user's cache; empty: none."""
     recompute: Literal["none", "blocks"] = setting("none", resume="free", compare="free")
     """none keeps every activation for the backward pass; blocks keeps each block's input and computes the block again."""
+    parallelism: Literal["ddp", "fsdp"] = setting("ddp", resume="free", compare="same")
+    """ddp: every process holds the model; fsdp: each holds a part of its matrices, their gradients and moments (FSDP2)."""
+    reshard_after_forward: bool = setting(True, resume="free", compare="free")
+    """fsdp: let go of a block's matrices after its forward pass; False gathers them once a step, and holds the model then."""
     backend: Literal["auto", "nccl", "gloo"] = setting("auto", resume="free", compare="same")
     """Collectives under torchrun; auto: nccl on CUDA, else gloo."""
     deterministic: bool = setting(False, resume="free", compare="same")
@@ -240,6 +246,8 @@ class Config:
     """What a non-finite loss or gradient does: stop the run with exit code 1, or skip the step."""
     telemetry_interval: int = setting(0, resume="free", compare="same")
     """Steps between telemetry rows (per layer: coefficients, moments of the inputs, gains, gradients); 0: none."""
+    profile_steps: int = setting(0, resume="free", compare="free")
+    """Steps to profile, after the first two of this launch: a trace and a table in out_dir/profile; 0: none."""
     timeout_s: float = setting(600.0, resume="free", compare="free")
     """Seconds after which a collective that waits for a lost rank is an error."""
 
@@ -418,6 +426,7 @@ def _problems(config: Config) -> list[str]:
     problems += _positive_problems(config, "log_interval", "eval_interval", "checkpoint_interval")
     for name in (
         "vocab_size", "max_steps", "eval_tokens", "warmup_steps", "lr_decay_steps", "telemetry_interval", "seed",
+        "profile_steps",
         "learning_rate", "min_lr", "weight_decay", "grad_clip", "activation_lr_scale",
     ):  # fmt: skip
         if getattr(config, name) < 0:
@@ -451,7 +460,7 @@ def _problems(config: Config) -> list[str]:
         problems.append("data_dir is empty; python -m data.prepare pystdlib makes data/pystdlib")
     if config.tokenizer not in ("", "gpt2", "bytes", "none") and not config.tokenizer.partition("@")[0].endswith(".json"):
         problems.append(f"tokenizer={config.tokenizer!r} is not gpt2, bytes, none or the path of a tokenizer.json")
-    for name in ("data_dir", "out_dir", "init_from", "branch_from", "tokenizer"):
+    for name in ("data_dir", "out_dir", "init_from", "branch_from", "tokenizer", "compile_cache"):
         if "\0" in getattr(config, name):
             problems.append(f"{name} holds a NUL character")
     return problems

@@ -17,7 +17,7 @@ import logging
 import math
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -208,8 +208,14 @@ def to_gpt2(state: dict[str, Tensor], vocab_size: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def load_gpt2(own: dict[str, Tensor], given: dict[str, Tensor], vocab_size: int, where: str) -> None:
-    """Copy `given`, as `to_gpt2` makes it, into a GPT's own state_dict.
+def load_gpt2(
+    own: dict[str, Tensor],
+    given: dict[str, Tensor],
+    vocab_size: int,
+    where: str,
+    put: Callable[[Tensor, Tensor], object],
+) -> None:
+    """Copy `given`, as `to_gpt2` makes it, into a GPT's own state_dict, by put(own tensor, value).
 
     Raises ValueError that begins with `where` and names the first tensors that are missing, unknown or misshapen.
     """
@@ -225,8 +231,12 @@ def load_gpt2(own: dict[str, Tensor], given: dict[str, Tensor], vocab_size: int,
         more = ", ..." if len(wrong) > 3 else ""
         raise ValueError(f"{where}: weights do not fit the model: {', '.join(sorted(wrong)[:3])}{more}")
     for name, tensor in given.items():
-        target = own[name][:vocab_size] if name == _TABLE else own[name]
-        target.copy_(tensor.t() if name.endswith(_TRANSPOSED) else tensor)
+        put(own[name], tensor.t() if name.endswith(_TRANSPOSED) else tensor)
+
+
+def put(own: Tensor, value: Tensor) -> None:
+    """Copy a value into a tensor, or into its first rows where it has more: the token table is padded."""
+    (own[: len(value)] if own.dim() else own).copy_(value)
 
 
 def _config(path: Path, fields: dict[str, Any]) -> GPTConfig:

@@ -10,7 +10,7 @@ import re
 import shlex
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from data.files import remove, write_atomically, write_json, write_text
 from data.shards import file_sha256
 from data.tokenizer import FILE as TOKENIZER
 from model import GPT
+from runtime import sharding
 
 FILES = ("model.safetensors", "state.pt", "config.json")
 SUMS = "SHA256SUMS"
@@ -39,9 +40,10 @@ _SUMS_BYTES = 1 << 12
 logger = logging.getLogger("train")
 
 
-def save(out_dir: Path, step: int, model: GPT, state: dict[str, Any], config: Config, is_best: bool) -> Path:
+def save(out_dir: Path, step: int, weights: dict[str, Tensor], state: dict[str, Any], config: Config, is_best: bool) -> Path:
     """Write the checkpoint of `step`; with `is_best` it becomes the one that `best` names. Then old ones are removed.
 
+    `weights` is a model's `gpt2_state_dict`.
     `config` is the resolved one: it names the tokenizer and the vocabulary. OSError leaves all older checkpoints as they were.
     A whole checkpoint of that step stays as it is: the run went on from it, so it holds the same weights.
     """
@@ -51,7 +53,7 @@ def save(out_dir: Path, step: int, model: GPT, state: dict[str, Any], config: Co
     def write(folder: Path) -> None:
         folder.mkdir()
         try:
-            save_file(model.gpt2_state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
             torch.save(state, folder / "state.pt")
         except (SafetensorError, RuntimeError) as error:  # what the two libraries make of an OSError
             free = shutil.disk_usage(root).free
@@ -195,19 +197,22 @@ def refuse_code(config: Config, out_dir: Path) -> None:
         )
 
 
-def load_weights(model: GPT, folder: Path) -> None:
-    """Load a checkpoint's weights into `model`. Raises ValueError where they are damaged or do not fit."""
+def load_weights(model: GPT, folder: Path, put: Callable[[Tensor, Tensor], object]) -> None:
+    """Load a checkpoint's weights into `model` by put(own tensor, value). Raises ValueError for damaged or unfitting ones.
+
+    The file is mapped: a process that puts a part of each tensor into its model does not hold the others.
+    """
     path = folder / "model.safetensors"
-    _load(model, read_tensors(path, model.config), path)
+    _load(model, read_tensors(path, model.config), path, put)
 
 
-def _load(model: GPT, tensors: dict[str, Tensor], path: Path) -> None:
+def _load(model: GPT, tensors: dict[str, Tensor], path: Path, put: Callable[[Tensor, Tensor], object]) -> None:
     """A run's weights have the model's own types: other ones would be rounded without a word."""
-    own = model.gpt2_state_dict()
+    own = model.state_dict()
     if wrong := [name for name, tensor in tensors.items() if name in own and tensor.dtype != own[name].dtype]:
         found, asked = tensors[wrong[0]].dtype, own[wrong[0]].dtype
         raise ValueError(f"{path}: {wrong[0]} is {found}, not {asked}; use another checkpoint")
-    model.load_gpt2_state_dict(tensors, str(path))
+    model.load_gpt2_state_dict(tensors, str(path), put)
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -234,7 +239,7 @@ def load_model(run: str | Path, which: str = "best") -> tuple[GPT, Config]:
     path = folder / "model.safetensors"
     tensors = read_tensors(path, config.gpt(config.vocab_size))
     model = GPT(config.gpt(config.vocab_size))
-    _load(model, tensors, path)
+    _load(model, tensors, path, sharding.put)
     return model.eval(), config
 
 

@@ -5,6 +5,7 @@ import datetime
 import itertools
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -18,6 +19,20 @@ from torch.distributed.rendezvous import rendezvous
 from runtime.hardware import pick_device
 
 
+class Clock:
+    """Seconds that this process spent in sums with others, the wait for the slowest of them included."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Count what happens inside."""
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
+
+
 @dataclass(frozen=True)
 class Processes:
     """This process among `world_size`; one process without torchrun is rank 0 of 1 and needs no process group."""
@@ -28,6 +43,7 @@ class Processes:
     device: torch.device
     store: Store | None = None
     """Where the processes leave word for each other, also before there is a process group; None for one process."""
+    clock: Clock = field(default_factory=Clock, repr=False, compare=False)
     _turns: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     @property
@@ -89,8 +105,9 @@ class Processes:
 
     def _reduce(self, values: torch.Tensor) -> list[float]:
         if self.world_size > 1:
-            values = values.to("cpu" if dist.get_backend() == "gloo" else self.device)
-            dist.all_reduce(values)
+            with self.clock.running():
+                values = values.to("cpu" if dist.get_backend() == "gloo" else self.device)
+                dist.all_reduce(values)
         return values.tolist()
 
 
@@ -105,10 +122,15 @@ def differences(facts: list[Mapping[str, Any]]) -> list[str]:
 
 
 def join(
-    device: str, backend: Literal["auto", "nccl", "gloo"], timeout_s: float, facts: Mapping[str, Any] | None = None
+    device: str,
+    backend: Literal["auto", "nccl", "gloo"],
+    timeout_s: float,
+    facts: Mapping[str, Any] | None = None,
+    alone: bool = False,
 ) -> Processes:
     """This process as torchrun's environment describes it; joins the process group where there are several.
 
+    With `alone` a single process gets a group of its own too.
     A collective that waits longer than `timeout_s` for a lost rank ends in an error. `facts` are what all processes must
     have alike before anything else. Raises ValueError, on all of them, where they do not, and for a device that is not
     there; and where torchrun's restarts cannot work. `leave` is the other end.
@@ -132,10 +154,11 @@ def join(
         same["device type"] = mine.type
     if mine.type == "cuda":
         torch.cuda.set_device(mine)
-    if store is not None:
+    if store is not None or alone:
         if backend == "auto":
             backend = "nccl" if mine.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+        group_store = store or dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=group_store, rank=rank, world_size=world_size, timeout=timeout)
     return replace(processes, device=mine)
 
 

@@ -55,10 +55,12 @@ def evaluate(
     batch_size: int,
     dtype: torch.dtype,
     before_batch: Callable[[], object] = lambda: None,
+    together: bool = False,
 ) -> Evaluation:
     """Loss over all `windows`; this process computes its share of them, `batch_size` windows a forward pass.
 
     `before_batch` is called before each pass, equally often on every rank; what it raises ends the evaluation.
+    `together`: no rank can compute without the others (a sharded model), so each makes as many passes.
     """
     nats, num_targets, num_bytes = 0.0, 0, 0
     share = windows.share(processes.rank, processes.world_size)
@@ -67,6 +69,8 @@ def evaluate(
     for _ in range(0, largest_share, batch_size):
         before_batch()
         if (batch := next(batches, None)) is None:  # another rank has one window more
+            if together:
+                list(target_nats(model, windows, np.zeros(1, dtype=np.int64), batch_size, processes.device, dtype))
             continue
         targets, losses = batch
         valid = targets >= 0

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import importlib
 import importlib.util
 import logging
 import math
@@ -94,6 +95,35 @@ def why_not_compile(device: torch.device) -> str:
     if device.type == "cpu" and not (shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")):
         return "there is no C++ compiler (g++ or clang++)"
     return ""
+
+
+def use_compile_cache(where: str) -> None:
+    """Keep what `torch.compile` makes in a folder, so that a later run does not make it again; "" keeps nothing.
+
+    auto: TORCHINDUCTOR_CACHE_DIR where that is set, else $XDG_CACHE_HOME/learnable-activations or the same in ~/.cache.
+    PyTorch runs what it finds there as code, so the folder is made for the user alone. Raises ValueError where it cannot be
+    made, or belongs to somebody else.
+    """
+    settings: Any = torch.compiler.config
+    if not hasattr(settings, "force_disable_caches"):  # PyTorch 2.6
+        settings = importlib.import_module("torch._inductor.config")
+    if settings.force_disable_caches != (not where):
+        settings.force_disable_caches = not where
+    if not where or (where == "auto" and "TORCHINDUCTOR_CACHE_DIR" in os.environ):
+        return
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = os.path.join(home, "learnable-activations") if where == "auto" else os.path.abspath(where)
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"compile_cache {folder!r} cannot be made ({error.strerror}); type --compile_cache FOLDER, or --compile_cache ''"
+        ) from None
+    if hasattr(os, "getuid") and os.stat(folder).st_uid != os.getuid():
+        raise ValueError(
+            f"compile_cache {folder!r} belongs to another user, whose code it may hold; type --compile_cache FOLDER"
+        )
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:

@@ -16,6 +16,7 @@ from runtime.evaluate import Evaluation
 from runtime.hardware import peak_flops, peak_memory_bytes
 from runtime.log import Metrics, update_record
 from runtime.optim import learning_rate
+from runtime.profiling import Profile
 from runtime.run import Run
 from runtime.terminal import Terminal, say
 
@@ -38,7 +39,9 @@ class Journal:
                 facts=run.facts(),
             )
         self._loss_sum, self._num_steps = torch.zeros((), device=run.processes.device), 0
-        self._seconds = self._started = 0.0
+        self._seconds = self._waited = self._started = 0.0
+        self._communicated = run.processes.clock.seconds
+        self._profile = Profile(run.out_dir, run.config.profile_steps if run.processes.is_main else 0, run.processes.device)
         self._first_steps: list[float] = []
         self._peak = math.inf
         self._bar: Any = None
@@ -77,6 +80,10 @@ class Journal:
         """The next step's time begins now: evaluations and checkpoints are no part of it."""
         self._started = time.perf_counter()
 
+    def have_data(self) -> None:
+        """The batch is there: what has passed since the step began was waiting for it."""
+        self._waited += time.perf_counter() - self._started
+
     def end_step(self, loss: torch.Tensor) -> float:
         """Seconds of the step whose mean loss over this process's share is `loss`."""
         seconds = time.perf_counter() - self._started
@@ -84,6 +91,8 @@ class Journal:
         self._loss_sum, self._num_steps = self._loss_sum + loss, self._num_steps + 1
         self._bar.update()
         self._say_how_long(seconds)
+        if told := self._profile.step(seconds):
+            say(told)
         return seconds
 
     def _say_how_long(self, seconds: float) -> None:
@@ -101,6 +110,7 @@ class Journal:
         run, config, progress = self._run, self._run.config, self._run.progress
         loss = run.processes.sum([float(self._loss_sum) / self._num_steps])[0] / run.processes.world_size
         seconds = self._seconds / self._num_steps
+        communicated, self._communicated = run.processes.clock.seconds - self._communicated, run.processes.clock.seconds
         say(*run.watch.report(progress.step, loss))
         if self._metrics:
             flops = run.gpt.flops_per_token() * config.tokens_per_step
@@ -113,6 +123,8 @@ class Journal:
                     "tokens": progress.step * config.tokens_per_step,
                     "tokens_per_second": config.tokens_per_step / seconds,
                     "ms_per_step": 1e3 * seconds,
+                    "data_ms_per_step": 1e3 * self._waited / self._num_steps,
+                    "communication_ms_per_step": 1e3 * communicated / self._num_steps,
                     "mfu": flops / seconds / self._peak / run.processes.world_size,
                     "elapsed_s": progress.elapsed_s,
                     "skipped_steps": progress.skipped_steps,
@@ -122,12 +134,14 @@ class Journal:
             self._bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             if self._bar.disable:  # not a terminal: a log file wants lines
                 say(f"step {progress.step}: train_loss {loss:.4f}, {1e3 * seconds:.0f} ms a step")
-        self._loss_sum, self._num_steps, self._seconds = torch.zeros_like(self._loss_sum), 0, 0.0
+        self._loss_sum, self._num_steps = torch.zeros_like(self._loss_sum), 0
+        self._seconds = self._waited = 0.0
 
     def log_telemetry(self, batch: Batch) -> None:
         """A row of what the activations see and do on `batch`."""
-        if self._metrics:
+        if self._metrics or self._run.is_sharded:  # then no rank computes without the others
             row = {"step": self._run.progress.step} | self._run.observe(batch)
+        if self._metrics:
             self._metrics.write(row | self._run.watch.input_gradients())
 
     def log_evaluation(self, result: Evaluation) -> None:
@@ -147,4 +161,7 @@ class Journal:
         run = self._run
         if self._metrics:
             self._metrics.sync()
-            checkpoint.save(run.out_dir, run.progress.step, run.gpt, run.state(), run.config, is_best)
+        if self._metrics or run.is_sharded:  # then every rank gives its part
+            weights, state = run.weights(), run.state()
+        if self._metrics:
+            checkpoint.save(run.out_dir, run.progress.step, weights, state, run.config, is_best)

@@ -9,6 +9,7 @@ With N = micro_batch_size * block_size tokens, C = n_embd, V the vocabulary, b =
     attention written out (model.attention)        N n_head block_size b: its weights, on CPUs in bfloat16
     the head                                       N C (4 + b), and N V b for the logits, 12 N V where the loss is not compiled
     copies of the weights in autocast's type       2 bytes a parameter
+    parallelism=fsdp                               the first line over all processes, and what is gathered at a time
 
 The peak is either at the loss, when all blocks are kept and gradients begin, or at the end of the backward pass, when all
 gradients are there and one block is. `python -m bench.memory` compares the estimate with what the allocator counts: LOG.md.
@@ -17,8 +18,9 @@ Counted as nothing: biases, norms, coefficients, and what allocators waste.
 
 import os
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -57,13 +59,13 @@ def advice(config: Config, device: torch.device, dtype: torch.dtype, processes: 
     """What to type so that the config fits into `there` bytes: the change that costs least comes first."""
     share = config.global_batch_size // processes
     smaller = [micro for micro in range(min(config.micro_batch_size, share), 0, -1) if share % micro == 0]
-    for recompute in dict.fromkeys((config.recompute, "blocks")):
-        for micro in smaller:
-            other = replace(config, recompute=recompute, micro_batch_size=micro)
-            if estimate(other, device, dtype, processes).total <= there:
-                changed = [name for name in ("recompute", "micro_batch_size") if getattr(other, name) != getattr(config, name)]
-                return "type " + " ".join(f"--{name} {getattr(other, name)}" for name in changed)
-    return "lower n_layer or n_embd"
+    can_shard = processes > 1 and config.optimizer == "adamw" and dtype != torch.float16
+    engines = dict.fromkeys((config.parallelism, "fsdp")) if can_shard else [config.parallelism]
+    for parallelism, recompute, micro in product(engines, dict.fromkeys((config.recompute, "blocks")), smaller):
+        chosen: dict[str, Any] = {"parallelism": parallelism, "recompute": recompute, "micro_batch_size": micro}
+        if estimate(replace(config, **chosen), device, dtype, processes).total <= there:
+            return "type " + " ".join(f"--{name} {value}" for name, value in chosen.items() if value != getattr(config, name))
+    return "lower n_layer or n_embd" + ("" if processes > 1 else ", or start more processes with --parallelism fsdp")
 
 
 def estimate(config: Config, device: torch.device, dtype: torch.dtype, processes: int = 1) -> Estimate:
@@ -73,7 +75,8 @@ def estimate(config: Config, device: torch.device, dtype: torch.dtype, processes
     recomputes = config.recompute == "blocks"
     tokens, bytes_each = micro * gpt.block_size, dtype.itemsize
     table = 4 * gpt.vocab_size * gpt.n_embd  # the token table, or its gradient
-    state = state_bytes(gpt)
+    parts = processes if config.parallelism == "fsdp" else 1
+    state = state_bytes(gpt) // parts
     gradients = state // 4
 
     one = block_bytes(gpt, micro, device, dtype)  # what a block keeps
@@ -85,16 +88,25 @@ def estimate(config: Config, device: torch.device, dtype: torch.dtype, processes
     copied = 2 * of_block if bytes_each < 4 else 0  # a block's weights in autocast's type
     copies = copied * (1 if compiled and recomputes else gpt.n_layer) + (table // 2 if copied else 0)
 
+    whole = gathered_bytes(gpt, bytes_each, config.reshard_after_forward) if config.parallelism == "fsdp" else 0
+
     accumulated = gradients if config.global_batch_size > processes * micro else 0
     at_loss = accumulated + gpt.n_layer * held + head + copies
     first_block = max(accumulated, table) + gpt.n_layer * held + recomputes * one + working + copied
     last_block = gradients + recomputes * held + one + working + copied
-    return Estimate(state, max(at_loss, first_block * recomputes, last_block) - gradients)
+    return Estimate(state, max(at_loss, first_block * recomputes, last_block) - gradients + whole)
 
 
 def state_bytes(gpt: GPTConfig) -> int:
     """Parameters, gradients and AdamW's moments, all float32."""
     return 16 * gpt.matrix_parameters
+
+
+def gathered_bytes(gpt: GPTConfig, bytes_each: int, reshards: bool) -> int:
+    """What FSDP gathers: both tables with their gradients in float32; two blocks, one ahead, and one block's gradients."""
+    tables = (gpt.vocab_size + gpt.block_size) * gpt.n_embd
+    of_blocks = gpt.matrix_parameters - tables
+    return 2 * 4 * tables + bytes_each * of_blocks // gpt.n_layer * (3 if reshards else gpt.n_layer + 1)
 
 
 def block_bytes(gpt: GPTConfig, micro_batch_size: int, device: torch.device, dtype: torch.dtype) -> int:

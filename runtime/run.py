@@ -17,7 +17,7 @@ from activations import telemetry
 from config.schema import Config
 from data.batches import Batch, Batches
 from model import GPT
-from runtime import log
+from runtime import log, sharding
 from runtime.dataset import Dataset
 from runtime.distributed import Processes
 from runtime.hardware import autocast, describe, why_not_compile
@@ -108,10 +108,24 @@ class Run:
         """Let go of DDP, and so of the process group, before the group ends: see distributed.leave."""
         self.model = self.compiled
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of the model: then all of them compute, gather and save together."""
+        return self.config.parallelism == "fsdp"
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights under GPT-2's names. Of a sharded model on rank 0's CPU; nothing on the others, which take part."""
+        if not self.is_sharded:
+            return self.gpt.gpt2_state_dict()
+        # One after another: no process holds more than one full tensor that it does not keep.
+        tensors = self.gpt.gpt2_tensors(sharding.whole)
+        return {name: tensor.cpu() for name, tensor in tensors if self.processes.is_main}
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds beside the weights."""
+        optimizer = self.optimizer.state_dict()
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": sharding.gathered(optimizer, self.processes.is_main) if self.is_sharded else optimizer,
             "scaler": self.scaler.state_dict(),
             "progress": asdict(self.progress),
             "data_fingerprint": self.dataset.fingerprint,
@@ -126,6 +140,7 @@ class Run:
             "dtype": str(self.dtype),
             "compiled": self.config.compile and not why_not_compile(self.processes.device),
             "processes": self.processes.world_size,
+            "parallelism": self.config.parallelism,
             "micro_batch_size": self.config.micro_batch_size,
         }
 

@@ -19,16 +19,16 @@ from data.batches import Batches
 from data.files import write_bytes, write_json
 from data.tokenizer import FILE
 from model import GPT
-from runtime import announce, branch, checkpoint, distributed, log, memory, optim, tensorboard
+from runtime import announce, branch, checkpoint, distributed, log, memory, optim, profiling, sharding, tensorboard
 from runtime.dataset import open_dataset
 from runtime.distributed import Processes
 from runtime.folder import find_checkpoint, take_folder
-from runtime.hardware import pick_dtype, retain_memory, set_determinism, why_not_compile
+from runtime.hardware import pick_dtype, retain_memory, set_determinism, use_compile_cache, why_not_compile
 from runtime.run import Run, nothing
 from runtime.state import load_optimizer, load_scaler, read_progress
 from runtime.terminal import say
 from runtime.watch import Watch
-from runtime.weights import initial_model, optimizer_hash, weights_hash
+from runtime.weights import initial_model, optimizer_hash, sharded_model, weights_hashes
 
 logger = logging.getLogger("train")
 
@@ -41,7 +41,8 @@ def set_up(config: Config) -> Run:
     """
     with contextlib.ExitStack() as resources:
         facts = log.software() | config.values(ranks="same")
-        processes = distributed.join(config.device, config.backend, config.timeout_s, facts)
+        sharded = config.parallelism == "fsdp"
+        processes = distributed.join(config.device, config.backend, config.timeout_s, facts, alone=sharded)
         resources.callback(distributed.leave)
         with processes.alike() as same:
             set_determinism(config.deterministic)
@@ -52,6 +53,7 @@ def set_up(config: Config) -> Run:
             dataset = open_dataset(config, check_tokens=False)
             config = replace(config, tokenizer=dataset.tokenizer, vocab_size=dataset.vocab_size)
             dtype = pick_dtype(config.dtype, processes.device)
+            sharding.check(config, processes.device, dtype)
             memory.check(config, processes.device, distributed.processes_here(), dtype, processes.world_size)
             batches = Batches(dataset.train, config.block_size, config.global_batch_size, config.seed)
             origin = find_checkpoint(config)
@@ -65,12 +67,18 @@ def set_up(config: Config) -> Run:
         with processes.alike() as same:
             if start:
                 checkpoint.verify(start)
-            gpt = GPT(config.gpt(config.vocab_size), config.seed) if start else initial_model(config, batches)
+            if sharded:
+                gpt = sharded_model(config, batches, processes.device, dtype, start)
+            else:
+                gpt = GPT(config.gpt(config.vocab_size), config.seed) if start else initial_model(config, batches)
             watch = Watch(gpt)
-            initial = hashes = weights_hash(gpt, activation=False), weights_hash(gpt, activation=True)
+        initial = hashes = weights_hashes(gpt)
+        with processes.alike():
             if start:
-                checkpoint.load_weights(gpt, start)
-                hashes = weights_hash(gpt, activation=False), weights_hash(gpt, activation=True)
+                checkpoint.load_weights(gpt, start, sharding.put)
+        if start:
+            hashes = weights_hashes(gpt)
+        with processes.alike() as same:
             same |= {
                 "resume step": int(start.name[5:]) if start else "none",
                 "hash of the weights": hashes[0][:16],
@@ -79,7 +87,8 @@ def set_up(config: Config) -> Run:
         with processes.alike() as same:
             writes = processes.is_main and not config.eval_only
             check_folder = take_folder(config, resources) if writes else nothing
-            gpt.to(processes.device)
+            if not sharded:
+                gpt.to(processes.device)
             if processes.device.type == "cpu":
                 retain_memory()
             torch.set_float32_matmul_precision("high")  # TF32 for float32 matrix products on the GPUs that have it
@@ -93,7 +102,7 @@ def set_up(config: Config) -> Run:
             dtype=dtype,
             gpt=gpt,
             compiled=compiled,
-            model=exchange_gradients(compiled, processes),
+            model=compiled if sharded else exchange_gradients(compiled, processes),
             optimizer=optim.optimizer(gpt, config, processes.device),
             scaler=torch.amp.GradScaler(processes.device.type, enabled=dtype == torch.float16),
             dataset=dataset,
@@ -102,12 +111,14 @@ def set_up(config: Config) -> Run:
             check_folder=check_folder,
         )
         resources.callback(run.stop_exchange)
-        with processes.alike() as same:
+        with processes.alike():
             if start:
                 restore(run, start)
             if trunk:
                 branch.begin(run.progress)
-            same |= asdict(run.progress) | {"hash of the optimizer's state": optimizer_hash(run.optimizer, run.scaler)[:16]}
+        optimizer_state = optimizer_hash(run.optimizer, run.scaler)
+        with processes.alike() as same:
+            same |= asdict(run.progress) | {"hash of the optimizer's state": optimizer_state[:16]}
             if writes:
                 from_seed = not (start and config.init_from)  # else run.json has the hashes from the first launch
                 facts = dict(zip(("init_hash", "activation_init_hash"), initial, strict=True)) if from_seed else {}
@@ -151,7 +162,10 @@ def compile_model(gpt: GPT, config: Config, processes: Processes) -> nn.Module:
     if reason := why_not_compile(processes.device):
         logger.info("not compiling: %s", reason)
         return gpt
-    gpt.compile(dynamic=False, fullgraph=True)
+    use_compile_cache(config.compile_cache)
+    if config.profile_steps:
+        profiling.name_kernels()
+    gpt.compile(inside_hooks=config.parallelism == "fsdp", dynamic=False, fullgraph=True)
     return gpt
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from runtime import sharding
 from runtime.optim import remembers
 from runtime.progress import Progress
 
@@ -64,7 +65,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: Any, updates: range)
     seen = {count for count in counts if count is not None}
     if len(seen) > 1 or not seen <= set(updates):
         raise ValueError(f"its optimizer has made {sorted(seen)} updates, the run {updates.start} to {updates.stop - 1}")
-    copies = {index: {name: tensor.clone() for name, tensor in entry.items()} for index, entry in state.items()}
+    copies = {
+        index: {name: sharding.like(tensor, parameters[index][0]) for name, tensor in entry.items()}
+        for index, entry in state.items()
+    }
     optimizer.load_state_dict({"state": copies, "param_groups": own})
 
 

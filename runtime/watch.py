@@ -13,6 +13,7 @@ from torch import nn
 
 from activations import Activation
 from model import MLP
+from runtime.sharding import whole
 
 _WINDOW = 20  # training rows that a row is compared with
 _FEWEST = 5
@@ -85,7 +86,7 @@ def mlp_gradients(model: nn.Module) -> dict[str, dict[str, float]]:
         for part, layer in mlp.named_children()
         if isinstance(layer, nn.Linear)
     ]
-    norms = [w.new_zeros(()) if w.grad is None else torch.linalg.vector_norm(w.grad) for _, _, w in weights]
+    norms = [whole(w.new_zeros(()) if w.grad is None else torch.linalg.vector_norm(w.grad)) for _, _, w in weights]
     found: dict[str, dict[str, float]] = {}
     for (name, part, _), norm in zip(weights, torch.stack(norms).tolist() if norms else [], strict=True):  # one wait
         found.setdefault(name, {})[part] = norm

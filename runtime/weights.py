@@ -10,7 +10,23 @@ from activations import telemetry
 from config.schema import Config, names
 from data.batches import Batches
 from model import GPT
-from runtime import checkpoint
+from runtime import checkpoint, sharding
+from runtime.sharding import whole
+
+
+def sharded_model(config: Config, batches: Batches, device: torch.device, dtype: torch.dtype, origin: Path | None) -> GPT:
+    """This process's part of the model at step 0: random from `seed`, also where a checkpoint `origin` is loaded after it.
+
+    With `init_from` each process reads the whole model once, and keeps its part. Raises ValueError.
+    """
+    source = initial_model(config, batches) if config.init_from and not origin else None
+    gpt = sharding.make(config)
+    sharding.distribute(gpt, config, device, dtype)
+    if source:
+        gpt.load_gpt2_state_dict(source.gpt2_state_dict(), config.init_from, sharding.put)
+    else:
+        sharding.fill(gpt, gpt.initial_values(config.seed))
+    return gpt
 
 
 def initial_model(config: Config, batches: Batches) -> GPT:
@@ -45,19 +61,18 @@ def initial_model(config: Config, batches: Batches) -> GPT:
     return gpt
 
 
-def weights_hash(gpt: GPT, activation: bool) -> str:
-    """SHA-256 over the activation's tensors, or over all others."""
-    digest, of_activations = hashlib.sha256(), activations.tensor_names(gpt)
-    for name, tensor in gpt.gpt2_state_dict().items():
-        if (name in of_activations) == activation:
-            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()
+def weights_hashes(gpt: GPT) -> tuple[str, str]:
+    """SHA-256 over all tensors outside the activations, and over the activations'. Of a sharded model all ranks call this."""
+    digests, of_activations = (hashlib.sha256(), hashlib.sha256()), activations.tensor_names(gpt)
+    for name, tensor in gpt.gpt2_tensors(whole):
+        digests[name in of_activations].update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digests[0].hexdigest(), digests[1].hexdigest()
 
 
 def optimizer_hash(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> str:
-    """SHA-256 over what the optimizer and the gradient scaler remember."""
+    """SHA-256 over what the optimizer and the gradient scaler remember. Of a sharded model all ranks call this."""
     digest = hashlib.sha256(repr(scaler.state_dict()).encode())
     for parameter, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
-            digest.update(f"{parameter} {name}".encode() + value.cpu().numpy().tobytes())
+            digest.update(f"{parameter} {name}".encode() + whole(value).cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -19,7 +19,14 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).parents[1]
 PRESETS = ("tiny", "tiny_hermite", "tiny_fourier", "tiny_tropical", "tiny_tropical_rational", "tiny_tpgu")
 SIZE = "--n_layer 2 --n_embd 64 --block_size 32 --max_steps 12 --log_interval 1 --eval_interval 6 --eval_tokens 4000"
-CLOCK = {"tokens_per_second", "ms_per_step", "mfu", "elapsed_s"}  # what two equal runs may differ in
+CLOCK = {
+    "tokens_per_second",
+    "ms_per_step",
+    "mfu",
+    "elapsed_s",
+    "data_ms_per_step",
+    "communication_ms_per_step",
+}  # what two equal runs may differ in
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,7 +27,7 @@ from data.shards import header
 
 ROOT = Path(__file__).parents[1]
 PRESET = str(ROOT / "config" / "tiny.py")
-CLOCKS = {"tokens_per_second", "ms_per_step", "mfu", "elapsed_s"}
+CLOCKS = {"tokens_per_second", "ms_per_step", "mfu", "elapsed_s", "data_ms_per_step", "communication_ms_per_step"}
 LIMIT_S = 600.0  # what takes seconds takes minutes on a busy machine; only what hangs takes longer
 
 

@@ -488,3 +488,24 @@ def test_recomputed_blocks_give_the_same_gradients_to_the_bit(compiled: bool) ->
         kept.append(sum(sizes))
     assert all(map(torch.equal, *gradients))
     assert kept[1] < kept[0]
+
+
+def test_halves_keep_the_last_half_when_the_context_is_full() -> None:
+    """Each token against a model that recomputes the context which it should see; `sliding` is the default and another text."""
+    gpt = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=40), seed=1).eval()
+    with torch.no_grad():
+        for parameter in gpt.parameters():
+            parameter.mul_(8)  # so that contexts matter
+    start = torch.randint(0, 40, (2, 5), generator=torch.Generator().manual_seed(0))
+    tokens, begin = start, 0
+    for _ in range(20):
+        if tokens.size(1) - 1 - begin >= 8:
+            begin = tokens.size(1) - 4
+        with torch.inference_mode():
+            chosen = gpt(tokens[:, begin:])[:, -1].argmax(-1)
+        tokens = torch.cat([tokens, chosen[:, None]], dim=1)
+    assert torch.equal(gpt.generate(start, 20, temperature=0, window="halves"), tokens)
+    sliding = gpt.generate(start, 20, temperature=0)
+    assert torch.equal(sliding[:, :9], tokens[:, :9])  # up to block_size, and the first token past it, they are the same
+    assert torch.equal(sliding, gpt.generate(start, 20, temperature=0, window="sliding"))
+    assert not torch.equal(sliding, tokens)

@@ -39,6 +39,8 @@ def test_times_processes_in_turns(folder: Path) -> None:
         assert len(row["rounds_ms"]) == 2
         assert row["peak_memory_bytes"] > 1e7
         assert 0 < row["mfu"] < 1
+        assert row["parts_ms"]["matrix products"] > 0
+        assert min(row["parts_ms"].values()) >= 0
     assert rows[1]["against_gelu"] == 1
 
 

@@ -112,10 +112,11 @@ def test_what_follows_from_the_declarations() -> None:
     assert set(names(compare="free")) == {
         "out_dir", "resume", "wandb", "wandb_project", "wandb_run_name", "wandb_group", "tensorboard", "keep_checkpoints",
             "checkpoint_interval", "checkpoint_steps", "timeout_s", "recompute",
+            "reshard_after_forward", "compile_cache", "profile_steps",
     }  # fmt: skip
     assert set(names(compare="own")) == {"activation", "mlp", "seed"}
     assert set(names(model=("shape", "other"))) <= {field.name for field in dataclasses.fields(GPTConfig)}
-    assert names(ranks="free") == ("data_dir", "tokenizer", "device", "out_dir", "init_from", "branch_from")
+    assert names(ranks="free") == ("data_dir", "tokenizer", "device", "compile_cache", "out_dir", "init_from", "branch_from")
     assert not {"learning_rate", "min_lr", "activation"} & set(names(start=True))
     assert tiny.values(resume="fixed")["lr_decay_steps"] == tiny.max_steps  # left open: the decay ends with the run
     constant = dataclasses.replace(tiny, lr_schedule="constant")

@@ -28,7 +28,7 @@ def gpt(resolved: Config) -> GPT:
 
 
 def save(gpt: GPT, config: Config, step: int, is_best: bool = False) -> Path:
-    return checkpoint.save(Path(config.out_dir), step, gpt, {"step": step}, config, is_best)
+    return checkpoint.save(Path(config.out_dir), step, gpt.gpt2_state_dict(), {"step": step}, config, is_best)
 
 
 def test_the_newest_and_the_best_stay(gpt: GPT, resolved: Config) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,3 +111,31 @@ def test_no_compiler_is_found_out_before_compiling(monkeypatch: pytest.MonkeyPat
 def test_a_device_of_another_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="is not auto, cpu, cuda, cuda:N or mps"):
         hardware.pick_device(name)
+
+
+def test_compiled_code_is_kept_where_the_user_alone_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "what it was comes back after the test")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    hardware.use_compile_cache("auto")
+    folder = tmp_path / "learnable-activations"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    hardware.use_compile_cache("")
+    assert torch.compiler.config.force_disable_caches
+    hardware.use_compile_cache(str(tmp_path / "mine"))
+    assert not torch.compiler.config.force_disable_caches
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mine")
+    hardware.use_compile_cache("auto")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mine")  # what is set already stays
+
+
+def test_compiled_code_of_others_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "as it is")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"compile_cache .* cannot be made \(.*\); type --compile_cache FOLDER, or"):
+        hardware.use_compile_cache(str(tmp_path / "file"))
+    monkeypatch.setattr(os, "getuid", lambda: -1)
+    with pytest.raises(ValueError, match="belongs to another user, whose code it may hold; type --compile_cache FOLDER"):
+        hardware.use_compile_cache(str(tmp_path))
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "as it is"

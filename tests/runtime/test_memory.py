@@ -82,7 +82,7 @@ def test_an_mlp_keeps_what_its_backward_reads(mlp: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "lower"),
     [
-        ({"n_layer": 10_000, "n_embd": 16384}, "lower n_layer or n_embd"),
+        ({"n_layer": 10_000, "n_embd": 16384}, "lower n_layer or n_embd, or start more processes with --parallelism fsdp"),
         ({"global_batch_size": 2**24, "micro_batch_size": 2**24}, r"type --micro_batch_size \d+"),
         ({"n_layer": 256, "block_size": 2**18, "global_batch_size": 1, "micro_batch_size": 1}, "type --recompute blocks"),
     ],
