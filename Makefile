@@ -1,9 +1,9 @@
-# make train | test | check | fix | bench | faults | identical
+# make train | test | check | fix | bench | gpu | faults | identical
 #
 # Each makes .venv from the requirements when it is missing or older than they are.
 # `make PYTHON=python3 ...` uses that interpreter as it is and installs nothing.
 
-.PHONY: train test check fix bench faults identical
+.PHONY: train test check fix bench gpu faults identical
 .DELETE_ON_ERROR:
 
 ifeq ($(origin PYTHON),command line)
@@ -41,6 +41,9 @@ bench: $(DEV_ENV)
 	$(PYTHON) -m bench.activations --json $(RESULTS)/activations.json --chart $(RESULTS)/activations.png
 	$(PYTHON) -m bench.step --json $(RESULTS)/step.json
 	$(PYTHON) -m bench.generate --json $(RESULTS)/generate.json
+
+gpu: $(DEV_ENV)
+	$(PYTHON) -m bench.gpu
 
 faults: $(DEV_ENV)
 	$(PYTHON) -m pytest tests/faults -m fault --faults-json results/faults/faults.json

@@ -126,6 +126,7 @@ WRITES = {
     "export.py": "inside a temporary folder of the writer",
     "bench/step.py": "shards in a temporary folder, and a switch of the kernel's",
     "bench/activations.py": "savefig, called by the writer",
+    "bench/gpu.py": "savefig, called by the writer",
     "bench/scaling.py": "savefig, called by the writer",
     "runtime/terminal.py": "the null device",
     "comparison/worker.py": "standard output, which is a pipe",
