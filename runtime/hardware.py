@@ -109,6 +109,10 @@ def use_compile_cache(where: str) -> None:
         settings = importlib.import_module("torch._inductor.config")
     if settings.force_disable_caches != (not where):
         settings.force_disable_caches = not where
+    autograd: Any = importlib.import_module("torch._functorch.config")
+    if hasattr(autograd, "autograd_cache_allow_custom_autograd_functions"):
+        # Our kernels are such functions; the key holds their traced graphs: another degree is compiled anew (LOG.md).
+        autograd.autograd_cache_allow_custom_autograd_functions = True
     if not where or (where == "auto" and "TORCHINDUCTOR_CACHE_DIR" in os.environ):
         return
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
