@@ -77,6 +77,7 @@ def test_a_sweep_from_the_command_line_to_the_report(
         "gains.png",
     }
 
+    monkeypatch.setattr("comparison.plots.figures", lambda summary: {})  # they have been drawn
     records = results.load(out / "results.json").records
     assert len(records) == 6
     for seed in (1337, 1338):
@@ -105,8 +106,9 @@ def test_a_sweep_from_the_command_line_to_the_report(
 
 
 def test_runs_of_train_py_are_reported_evaluated_and_drawn(
-    small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("comparison.plots.figures", lambda summary: {})  # of reports: shapes are drawn
     runs = [train_here(small, activation=a, out_dir=str(tmp_path / a)).out_dir for a in ("gelu", "hermite")]
     assert compare.main(["report", *runs, "--out_dir", str(tmp_path / "report")]) == 0
     assert "hermite:degree=3 against gelu" in (tmp_path / "report" / "report.md").read_text()
@@ -124,7 +126,8 @@ def test_runs_of_train_py_are_reported_evaluated_and_drawn(
     assert compare.main(["report", *runs, third, "--vary", "n_embd", "--out_dir", str(tmp_path / "yes")]) == 0
 
 
-def test_a_killed_sweep_goes_on_where_it_was(small: Config, tmp_path: Path) -> None:
+def test_a_killed_sweep_goes_on_where_it_was(small: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("comparison.plots.figures", lambda summary: {})
     out = tmp_path / "sweep"
     argv = [
         TINY,

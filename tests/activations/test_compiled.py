@@ -113,10 +113,10 @@ NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, NO_CUDA])]
 
 
-def in_graphs(specs: list[str], device: str) -> list[str]:
+def in_graphs(specs: list[str], device: str, dtype: torch.dtype = torch.float32) -> list[str]:
     """What `compare` finds in graphs of a few modules and short loops."""
     parts = [specs[first : first + GRAPH] for first in range(0, len(specs), GRAPH)]
-    return [wrong for part in parts for wrong in compare(part, device, options=SHORT_LOOPS)]
+    return [wrong for part in parts for wrong in compare(part, device, dtype, SHORT_LOOPS)]
 
 
 def ordinary(name: str) -> list[str]:
@@ -166,4 +166,4 @@ def test_every_degree(name: str, device: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_half_precision(device: str) -> None:
-    assert compare([spec for name in LEARNABLE for spec in both(name, {})], device, torch.bfloat16) == []
+    assert in_graphs([spec for name in LEARNABLE for spec in both(name, {})], device, torch.bfloat16) == []
