@@ -15,7 +15,7 @@ import numpy as np
 
 from comparison import results
 from comparison.judge import Arm, Contrast, Summary, percent, summarise
-from comparison.law import LEAST, Array, Law, fit
+from comparison.law import KINDS, LEAST, Array, Law, fit
 from comparison.plan import short
 from comparison.record import Record
 from comparison.results import Results
@@ -59,7 +59,7 @@ class Forecast:
 
     arm: str
     law: str
-    """shared or apart."""
+    """One of comparison.law.KINDS."""
     difference: float
     low: float | None
     high: float | None
@@ -72,7 +72,7 @@ class Scaling:
     baseline: str
     points: tuple[Point, ...]
     laws: dict[str, Law]
-    """shared and apart -> the law, its arms in the order of `arms`; none where the points allow none."""
+    """Kind -> the law, its arms in the order of `arms`; none where the points allow none."""
     forecasts: tuple[Forecast, ...]
     missed: dict[str, float]
     """Law -> how far it was off, in nats, at the largest size when fitted without it: RMS over arms of the difference."""
@@ -173,11 +173,11 @@ def forecast(scaling: Scaling, draws: int) -> Scaling:
     if dropped := [arm for arm in scaling.arms if arm not in chosen.arms]:
         notes.append(f"Not in the laws, since they lack sizes or lengths: {', '.join(dropped)}.")
     largest = max(point.parameters for point in scaling.points)
-    for name in ("shared", "apart"):
+    for name in KINDS:
         try:
             laws[name] = _fitted(chosen, name)
         except ValueError as error:
-            notes.append(f"No law with coefficients {name}: {error}.")
+            notes.append(f"No law of the kind {name!r}: {error}.")
             continue
         forecasts += _forecasts(chosen, name, laws[name], draws)
         smaller = replace(chosen, points=tuple(point for point in chosen.points if point.parameters < largest))
@@ -208,7 +208,7 @@ def _fitted(scaling: Scaling, name: str, losses: Array | None = None, start: Law
     index = [scaling.arms.index(point.arm) for point in scaling.points]
     sizes, tokens = (np.array([getattr(p, what) for p in scaling.points], np.float64) for what in ("parameters", "tokens"))
     means = np.array([point.loss for point in scaling.points]) if losses is None else losses
-    return fit(index, sizes, tokens, means, shared=name == "shared", start=start)
+    return fit(index, sizes, tokens, means, name, start=start)
 
 
 def _forecasts(scaling: Scaling, name: str, law: Law, draws: int) -> list[Forecast]:

@@ -30,13 +30,13 @@ _METHOD = (
 _LAW = (
     "L(N, D) = E + A / N^a + B / D^b in nats a token (Hoffmann et al. 2022), through the means over seeds; N is the number of "
     "parameters of the baseline, D that of training tokens. shared: E, a and b are those of all arms, so every difference goes "
-    "to zero as N and D grow, which is assumed and not found. apart: each arm has its own. Intervals: "
-    "95 %, Student's with the deviation of a bootstrap over the seeds of each size."
+    "to zero as N and D grow, which is assumed and not found. own limit: each arm has its own E. apart: its own of all five. "
+    "Intervals: 95 %, Student's with the deviation of a bootstrap over the seeds of each size."
 )
 _WARNING = (
     "What this is worth: an extrapolation holds only if the law holds far beyond the points that it was fitted to. The "
     "interval covers the spread of the seeds alone, not the form of the law, the text, the tokenizer or the learning rates. "
-    "Where the two laws disagree, neither is to be trusted. Only a run at that size can tell."
+    "Where the laws disagree, none is to be trusted. Only a run at that size can tell."
 )
 
 
@@ -128,7 +128,7 @@ def forecast_table(scaling: Scaling) -> Table:
 def _forecast(each: Forecast | None) -> str:
     if each is None:
         return _UNKNOWN
-    limits = "" if each.low is None or each.high is None else f" ({percent(each.low):+.1f} to {percent(each.high):+.1f})"
+    limits = "" if each.low is None or each.high is None else f" ({percent(each.low):+.2f} to {percent(each.high):+.2f})"
     return f"{percent(each.difference):+.2f} %{limits}"
 
 
@@ -171,8 +171,9 @@ def draw(scaling: Scaling, per_parameter: bool) -> Image:
             axes.set(xscale="log", title=arm)
         for axes in grid[:, 0]:
             axes.set_ylabel(_AXIS)
-        for axes in grid[-1]:
+        for axes in grid.flat[max(0, len(arms) - columns) : len(arms)]:  # the lowest of each column
             axes.set_xlabel("tokens a parameter" if per_parameter else "training tokens")
+            axes.tick_params(labelbottom=True)
         handles, labels = max((axes.get_legend_handles_labels() for axes in grid.flat[: len(arms)]), key=lambda f: len(f[1]))
         figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=8)
 

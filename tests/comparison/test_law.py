@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from comparison.law import Law, fit
+from comparison.law import KINDS, Law, fit
 
 SIZES, LENGTHS = (2e5, 8e5, 2.7e6, 6e6), (8e5, 2.4e6, 8e6, 2.4e7)
 TRUE = Law(
@@ -28,9 +28,9 @@ def difference(law: Law, arm: int) -> float:
     return float(law.loss(arm, *FAR) - law.loss(0, *FAR))
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_without_noise_the_law_is_found_to_the_last_digits(shared: bool) -> None:
-    law = fit(*points(TRUE), shared=shared)
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_noise_the_law_is_found_to_the_last_digits(kind: str) -> None:
+    law = fit(*points(TRUE), kind)
     for name in ("E", "A", "B", "a", "b"):
         assert np.allclose(getattr(law, name), getattr(TRUE, name), rtol=1e-4), name
     assert law.error < 1e-8
@@ -39,19 +39,29 @@ def test_without_noise_the_law_is_found_to_the_last_digits(shared: bool) -> None
 def test_with_noise_the_shared_law_foretells_the_difference_better_than_laws_apart() -> None:
     """0.1 % of noise, as a mean over a few seeds has; a factor of 20 in size and 100 in tokens beyond the last point."""
     off = {}
-    for shared in (True, False):
-        law = fit(*points(TRUE, 1e-3), shared=shared)
-        off[shared] = max(abs(difference(law, arm) - difference(TRUE, arm)) for arm in (1, 2))
+    for kind in KINDS:
+        law = fit(*points(TRUE, 1e-3), kind)
+        off[kind] = max(abs(difference(law, arm) - difference(TRUE, arm)) for arm in (1, 2))
         assert 0.0005 < law.error < 0.0015
-    assert off[True] < 0.01
-    assert off[True] < off[False]
+    assert off["shared"] < 0.01
+    assert off["shared"] < off["own limit"]
+    assert off["shared"] < off["apart"]
 
 
 def test_a_law_with_coefficients_of_its_own_for_each_arm_is_found_apart_alone() -> None:
     other = Law(np.array([1.1, 1.05, 1.1]), TRUE.A, TRUE.B, np.array([0.34, 0.34, 0.4]), TRUE.b, 0.0)
-    apart, shared = (fit(*points(other), shared=kind) for kind in (False, True))
+    apart, shared = (fit(*points(other), kind) for kind in ("apart", "shared"))
     assert difference(apart, 1) == pytest.approx(difference(other, 1), abs=1e-4)
     assert apart.error < 1e-6 < shared.error
+
+
+def test_a_difference_that_stays_is_found_with_limits_of_their_own() -> None:
+    """The shared law lets every difference go to zero, whatever the points say."""
+    other = Law(np.array([1.1, 1.05, 1.1]), TRUE.A, TRUE.B, TRUE.a, TRUE.b, 0.0)
+    law = fit(*points(other), "own limit")
+    assert np.allclose(law.E, other.E, rtol=1e-4)
+    assert difference(law, 1) == pytest.approx(difference(other, 1), abs=1e-4)
+    assert abs(difference(fit(*points(other)), 1) - difference(other, 1)) > 0.01
 
 
 def test_one_wild_point_does_not_move_the_law_far() -> None:

@@ -95,7 +95,7 @@ def test_the_report_from_the_command_line(folders: list[Path], tmp_path: Path, c
     assert "54 runs of 2 arms at 3 sizes (4 x 32, 4 x 64, 4 x 128: layers x width)" in capsys.readouterr().out
     text = (out / "scaling.md").read_text()
     assert "What this is worth: an extrapolation holds only if the law holds" in text
-    assert re.search(r"\| relu \| -\d\.\d\d % \(-\d\.\d to -\d\.\d\) \|", text)
+    assert re.search(r"\| relu \| -\d\.\d\d % \([-+]\d\.\d\d to [-+]\d\.\d\d\) \|", text)
     told = json.loads((out / "scaling.json").read_text())
     assert told["target"] == {"parameters": 5e6, "tokens": 2e6}
     assert len(told["points"]) == 18
