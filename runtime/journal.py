@@ -52,6 +52,8 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar:
             self._bar.close()
+        if told := self._profile.close():
+            say(told)
         if self._metrics:
             self._metrics.close()
 

@@ -53,9 +53,20 @@ class Profile:
             return self._finish()
         return ""
 
+    def close(self) -> str:
+        """End a profile that the run was too short for: with the steps that there were; the line to say, else ""."""
+        if not self._profiler:
+            return ""
+        if self._seen > SKIPPED:
+            return self._finish()
+        stop(self._profiler, self._device)  # one that is never stopped crashes the process at its end
+        self._profiler = None
+        return f"no profile: the run ended within its first {SKIPPED} steps, which are not profiled"
+
     def _finish(self) -> str:
         stop(self._profiler, self._device)
-        milliseconds = parts(self._profiler, self._seconds, self._steps, self._device)
+        steps = self._seen - SKIPPED
+        milliseconds = parts(self._profiler, self._seconds, steps, self._device)
         folder = self._out_dir / "profile"
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / "trace.json.gz", trace(self._profiler))
@@ -63,7 +74,7 @@ class Profile:
         self._profiler = None
         largest = sorted(milliseconds.items(), key=lambda item: -item[1])[:3]
         told = ", ".join(f"{name} {value / sum(milliseconds.values()):.0%}" for name, value in largest)
-        return f"profile of {self._steps} steps in {folder}: {told}"
+        return f"profile of {steps} steps in {folder}: {told}"
 
 
 def name_kernels() -> None:

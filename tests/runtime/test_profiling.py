@@ -47,6 +47,16 @@ def test_rows_say_what_waiting_for_data_and_for_others_cost(profiled: Config) ->
             assert row["communication_ms_per_step"] == 0
 
 
+@pytest.mark.parametrize(("steps", "told"), [(2, "no profile: the run ended"), (3, "profile of 1 steps in ")])
+def test_a_run_that_is_too_short_ends_its_profile(
+    small: Config, capsys: pytest.CaptureFixture[str], steps: int, told: str
+) -> None:
+    """A profiler that was never stopped crashed the process when it ended."""
+    config = train_here(small, max_steps=steps, lr_decay_steps=2, profile_steps=9)
+    assert told in capsys.readouterr().err
+    assert (Path(config.out_dir) / "profile" / "table.txt").exists() == (steps == 3)
+
+
 def test_a_run_without_a_profile_has_none(small: Config) -> None:
     config = train_here(small, max_steps=2)
     assert not (Path(config.out_dir) / "profile").exists()
