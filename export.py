@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import activations
 from config.command_line import Parser
 from config.foreign import read_object
 from config.schema import Config
@@ -47,6 +48,11 @@ def export(run: str, out: Path, which: str) -> None:
         raise ValueError(f"{str(out)!r} is there already; give a new folder, or remove it")
     source = checkpoint.find(run, which)
     gpt, config = checkpoint.load_model(source)
+    if activations.repeated_names(gpt):
+        raise ValueError(
+            f"activation {config.activation}: layers share coefficients (per=model), and transformers holds them by layer; "
+            "sample.py and evaluate.py read the run, and a run with per=layer can be exported"
+        )
     run_dir = source.parent.parent
     words = tokenizer_of(config, source, run_dir)
     card = model_card(gpt, config, words, run_dir, int(source.name[5:]))

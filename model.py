@@ -10,6 +10,7 @@ Shapes in the comments: B batch, T time (tokens), C n_embd, H heads, D = C/H, S 
 import dataclasses
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 import activations
 import decoding
+from activations import registry
 from config.schema import GPTConfig
 from pretrained import folder
 
@@ -143,7 +145,7 @@ class MLP(nn.Module):
         input_std = preactivation_matrix_std(config) * math.sqrt(config.n_embd) if config.input_scale == "auto" else 1.0
         self.c_fc = Linear(config.n_embd, width, bias=config.bias)
         self.c_gate = Linear(config.n_embd, width, bias=config.bias) if config.mlp == "gated" else None
-        self.act = activations.build(config.activation, width, input_std, layer)
+        self.act = activations.build(registry.of_layer(config.activation, layer, config.n_layer), width, input_std, layer)
         self.c_proj = Linear(width, config.n_embd, bias=config.bias)
         self.dropout = config.dropout
 
@@ -214,6 +216,7 @@ class GPT(nn.Module):
         self.config = config
         with torch.random.fork_rng(devices=[]):  # torch's own default init draws from the global generator
             self.transformer = Transformer(config)
+        activations.share(self)
         if not self.transformer.wte.weight.is_meta:
             self.reset_parameters(seed)
 
@@ -366,9 +369,14 @@ class GPT(nn.Module):
         """Every tensor under GPT-2's name and in its orientation, the tied table once and unpadded."""
         return dict(self.gpt2_tensors())
 
+    def _own_state(self) -> dict[str, Tensor]:
+        """`state_dict`, but coefficients that several layers share (per=model) once, under the first layer's name."""
+        again = activations.repeated_names(self)
+        return {name: tensor for name, tensor in self.state_dict().items() if name not in again}
+
     def gpt2_tensors(self, whole: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Iterator[tuple[str, Tensor]]:
         """The items of `gpt2_state_dict`, one after another; `whole` makes a full tensor of what a process holds a part of."""
-        for name, tensor in self.state_dict().items():
+        for name, tensor in self._own_state().items():
             yield from folder.to_gpt2({name: whole(tensor)}, self.config.vocab_size).items()
 
     def load_gpt2_state_dict(
@@ -378,7 +386,7 @@ class GPT(nn.Module):
 
         put(own, value) writes a value into a tensor of the model, which may have more rows than it.
         """
-        folder.load_gpt2(self.state_dict(), state, self.config.vocab_size, where, put)
+        folder.load_gpt2(self._own_state(), state, self.config.vocab_size, where, put)
 
     def standard(self) -> tuple[GPTConfig, dict[str, Tensor]]:
         """The config without muP, and `gpt2_state_dict` for it: the same function, its two factors in the weights.
@@ -428,8 +436,11 @@ def count_parameters(config: GPTConfig) -> tuple[int, int]:
     width, norms = config.n_embd, 2 * config.n_layer + 1
     of_mlp = config.mlp_width * (2 if config.mlp == "gated" else 1)
     biases = config.n_layer * (5 * width + of_mlp) if config.bias else 0  # c_attn 3, the two c_proj 1 each
-    activation = activations.build(config.activation, config.mlp_width)
-    of_activations = config.n_layer * sum(p.numel() for p in activation.parameters())
+    of_layers = Counter(registry.of_layer(config.activation, layer, config.n_layer) for layer in range(config.n_layer))
+    of_activations = 0
+    for spec, count in of_layers.items():
+        once = sum(p.numel() for p in activations.build(spec, config.mlp_width).parameters())
+        of_activations += once if registry.options(spec).get("per") == "model" else count * once
     norm_parameters = norms * width * (2 if config.bias else 1)
     return config.matrix_parameters + norm_parameters + biases + of_activations, of_activations
 

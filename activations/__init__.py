@@ -9,6 +9,7 @@ from activations.fit import FitReport, fit
 from activations.groups import is_coefficient, parameter_groups, tensor_names
 from activations.parametric import Parametric
 from activations.registry import build, names
+from activations.sharing import repeated_names, share
 from activations.swap import swap
 from activations.swapped import load_swapped
 
@@ -24,6 +25,8 @@ __all__ = [
     "load_swapped",
     "names",
     "parameter_groups",
+    "repeated_names",
+    "share",
     "swap",
     "tensor_names",
 ]

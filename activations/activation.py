@@ -163,7 +163,7 @@ class Activation(nn.Module):
 
 
 LEARNABLE_OPTIONS = {
-    "per": Option("layer", ("layer", "channel")),
+    "per": Option("layer", ("layer", "channel", "model")),
     "init": Option("unit", ("unit", "paper", *(f"fit-{name}" for name in TARGETS))),
     "learnable": Option(True, (True, False)),
 }
@@ -171,6 +171,8 @@ LEARNABLE_OPTIONS = {
 
 class Learnable(Activation):
     """An activation with parameters: `per` layer or channel, starting at `init`, buffers when `learnable=false`.
+
+    per=model is per=layer to the module itself: `sharing.share` ties the modules of a model to one set.
 
     Parameters are stored as (k,) or (channels, k); they take no weight decay (groups.py), since decay would undo the gain.
     A subclass adds `initial` and `fitted`, and states the weight under which `fit` matches a target when none is given.

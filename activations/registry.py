@@ -3,6 +3,9 @@
 A new activation is a file of its own and one line in FAMILIES. Or it stays outside: `path/to/mine.py:Swish,per=channel` names a
 class in a file (own_file.py). Its canonical spec holds the file's SHA-256, so that code which changed is another activation.
 Only `build`, `family` and `options` run the file; `check` and `parse`, which also read what others wrote, do not.
+
+`A;B;C` names one activation for each of three equal, consecutive parts of a model's layers. `check`, `stages` and `of_layer`
+know it; everything else takes the spec of one layer.
 """
 
 import difflib
@@ -31,6 +34,9 @@ FAMILIES = {
     "prelu": "activations.prelu.PReLU",
 }
 
+STAGE = ";"
+MOST_STAGES = 8  # torch.compile keeps eight graphs of a block
+
 
 def build(spec: str, channels: int, input_std: float = 1.0, layer: int = 0) -> Activation:
     """The module that `spec` names: (..., channels) -> (..., channels), dtype kept, no global random numbers drawn.
@@ -57,22 +63,48 @@ def check(spec: str) -> str:
     """The canonical spec. ValueError (one line) if there is no such activation.
 
     Every option of the family, in its order. Of a class in a file: the file's SHA-256, and the options as they are written.
+    Parts of the depth that are all alike are one activation.
     """
-    return _format(*parse(spec))
+    parts = [_format(*parse(part)) for part in stages(spec)]
+    if len(parts) > MOST_STAGES:
+        raise ValueError(f"activation {spec!r} names {len(parts)} parts of the depth; allowed are {MOST_STAGES}")
+    return parts[0] if len(set(parts)) == 1 else STAGE.join(parts)
+
+
+def stages(spec: str) -> tuple[str, ...]:
+    """The specs of the parts of the depth, the first layers' first; a spec without `;` is the one of all."""
+    return tuple(part.strip() for part in spec.split(STAGE))
+
+
+def of_layer(spec: str, layer: int, num_layers: int) -> str:
+    """The spec of layer `layer`, from 0, of `num_layers`. ValueError (one line) where the parts are not equally long."""
+    parts = stages(spec)
+    if num_layers % len(parts):
+        raise ValueError(
+            f"activation {spec!r} names {len(parts)} parts of the depth, and {num_layers} layers have no {len(parts)} equal "
+            f"parts; give n_layer a multiple of {len(parts)}, or name another number of parts"
+        )
+    return parts[layer * len(parts) // num_layers]
+
+
+def shares(spec: str) -> bool:
+    """Whether layers of a model have coefficients in common (per=model)."""
+    return any(options(part).get("per") == "model" for part in stages(spec))
 
 
 def check_recorded(spec: str) -> str:
     """`check` for a spec that a config, checkpoint or result holds: one of a class in a file has to say which code it means."""
-    if own_file.is_named(spec) and not own_file.is_fixed(spec):
-        raise ValueError(
-            f"activation {spec!r} names a file without its SHA-256; a record of a run has one: path/to/file.py@SHA256:Class"
-        )
+    for part in stages(spec):
+        if own_file.is_named(part) and not own_file.is_fixed(part):
+            raise ValueError(
+                f"activation {part!r} names a file without its SHA-256; a record of a run has one: path/to/file.py@SHA256:Class"
+            )
     return check(spec)
 
 
-def file_of(spec: str) -> str:
-    """The path of the file that a spec names; empty for a registered activation."""
-    return parse(spec)[0].partition("@")[0] if own_file.is_named(spec) else ""
+def files_of(spec: str) -> tuple[str, ...]:
+    """The paths of the files that a spec names; empty for registered activations."""
+    return tuple(parse(part)[0].partition("@")[0] for part in stages(spec) if own_file.is_named(part))
 
 
 def short_name(name: str) -> str:
@@ -97,6 +129,8 @@ def family(name: str) -> type[Activation]:
 
 def parse(spec: str) -> tuple[str, dict[str, Any]]:
     """Name and options: the value of every option, defaults filled in; of a class in a file those given, as text."""
+    if STAGE in spec:
+        raise ValueError(f"activation {spec!r} names one for each part of the depth; here is one layer, name one")
     name, text = split(spec)
     if own_file.is_named(name):
         return name, _given(spec, name, text)

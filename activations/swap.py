@@ -43,10 +43,14 @@ def swap(
 
     ValueError, with the model as it was: no module is of class `old` (names the activations that it has), a bad spec, channels
     that are needed and not certain, a fit to another function than the replaced one, a transformers model whose config has no
-    field that would say so.
+    field that would say so, a spec of the depth (`A;B`) or per=model, which a model's own layers are needed for.
     """
+    if len(registry.stages(spec)) > 1:
+        raise ValueError(f"swap: {spec!r} names one activation for each part of the depth; swap each part by its own")
     spec, fits_old = _without_fit(spec)
     spec = registry.check(spec)
+    if registry.options(spec).get("per") == "model":
+        raise ValueError("swap: per=model is for models that share coefficients as they are built, as GPT does; use per=layer")
     places = [(name, parent, key) for name, parent, key in _places(model) if isinstance(getattr(parent, key), old)]
     if not places:
         raise ValueError(f"swap: the model has no {_names(old)}; its activations are: {_present(model)}")

@@ -37,7 +37,7 @@ class TPGU(Learnable):
     options: ClassVar = {
         "degree": Option(5, range(1, 13)),
         **LEARNABLE_OPTIONS,
-        "per": Option("channel", ("layer", "channel")),
+        "per": Option("channel", LEARNABLE_OPTIONS["per"].allowed),
         "draw": Option("same", ("same", "layer"), silent=True),
     }
     degrees = ("degree",)
@@ -53,6 +53,8 @@ class TPGU(Learnable):
             raise ValueError(
                 f"tpgu: draw=layer is for init=paper, which draws; init={options['init']} does not, leave draw out"
             )
+        if options.get("draw") == "layer" and options["per"] == "model":
+            raise ValueError("tpgu: draw=layer gives each layer its own start, and per=model has one for all; leave one out")
         self.layer = layer
         super().__init__(channels, input_std, **options)
 

@@ -90,8 +90,10 @@ def short(spec: str) -> str:
     if mlp != "plain":
         told = short(spec)
         return next((name for name, gate in arm.GATES.items() if gate == told), arm.join(mlp, told))
+    if len(parts := registry.stages(spec)) > 1:
+        return registry.STAGE.join(map(short, parts))
     name, options = registry.parse(spec)
-    if registry.file_of(spec):  # its options are as they were written, and its code is not run to know more
+    if registry.files_of(spec):  # its options are as they were written, and its code is not run to know more
         return ":".join([registry.short_name(name), ",".join(f"{key}={value}" for key, value in options.items())]).rstrip(":")
     family = registry.family(name)
     kept = [
@@ -247,7 +249,8 @@ def plan(
     specs = [arm.check(name) for name in activations]
     for name in specs:  # a class in a file is known to be right once it is built, and groups must divide the channels
         fields = arm.fields(name)
-        registry.build(fields["activation"], replace(own, **fields).gpt(1).mlp_width)
+        for part in registry.stages(fields["activation"]):
+            registry.build(part, replace(own, **fields).gpt(1).mlp_width)
     problems = []
     if len(set(specs)) < len(specs):
         problems.append(

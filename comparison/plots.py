@@ -393,6 +393,7 @@ def _heading(contrast: Contrast) -> str:
         contrast.about == "activation"
         or contrast.about in registry.names()
         or contrast.about.startswith("gated(")
+        or registry.STAGE in contrast.about
         or ".py:" in contrast.about
     ):
         return f"against {contrast.reference}"
@@ -455,5 +456,6 @@ def by_degree(summary: Summary) -> dict[str, list[tuple[int, Contrast]]]:
 
 def _degree(arm: Arm) -> int | None:
     """Its option of that name; None for families that have none."""
-    degree = registry.parse(split(arm.activation)[1])[1].get("degree")
+    spec = split(arm.activation)[1]
+    degree = None if len(registry.stages(spec)) > 1 else registry.parse(spec)[1].get("degree")
     return degree if isinstance(degree, int) else None

@@ -402,7 +402,6 @@ def shapes(model: GPT, config: Config, rows: list[dict[str, Any]]) -> dict[str, 
     x reaches as far as the trained model's inputs. Where channels differ F is their mean, and telemetry, which has means of
     coefficients, tells nothing of it.
     """
-    first = MLP(config.gpt(config.vocab_size)).act.cpu()
     learned = {name: module.cpu() for name, module in model.named_modules() if isinstance(module, Activation)}
     learned = {name: module for name, module in learned.items() if any(True for _ in module.parameters())}
     if not learned:
@@ -411,6 +410,7 @@ def shapes(model: GPT, config: Config, rows: list[dict[str, Any]]) -> dict[str, 
     stds = {name: float(sample.std()) for name, sample in samples.items()}
     tables: dict[str, Columns] = {}
     for name, module in learned.items():
+        first = MLP(config.gpt(config.vocab_size), module.layer).act.cpu()
         x = torch.linspace(-_REACH * stds[name], _REACH * stds[name], _POINTS, dtype=torch.float64)
         tables[name] = {"x": x.tolist(), "0": _curve(first, x)}
         seen = [row for row in rows if 0 < row["step"] < config.max_steps and f"{name}.second_moment" in row]

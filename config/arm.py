@@ -54,11 +54,16 @@ def of(config: Mapping[str, Any]) -> str:
 
 
 def family(name: str) -> str:
-    """Name of the activation's family, or of the file's class; `gated(...)` of one that is a gate."""
+    """Name of the activation's family, or of the file's class; `gated(...)` of one that is a gate.
+
+    Of parts of the depth the names of all, once each: hermite:degree=3;hermite:degree=5 is of the family hermite.
+    """
     mlp, spec = split(name)
-    return join(mlp, registry.short_name(registry.parse(spec)[0]))
+    families = dict.fromkeys(registry.short_name(registry.parse(part)[0]) for part in registry.stages(spec))
+    return join(mlp, registry.STAGE.join(families))
 
 
 def file_name(name: str) -> str:
-    """A name for a folder, without brackets and colons that a shell or a file system reads."""
-    return name.replace(_OPEN, "gated-").removesuffix(_CLOSE).replace(":", "-").replace("/", "_").replace(",", "-")
+    """A name for a folder, without brackets, colons and semicolons that a shell or a file system reads."""
+    name = name.replace(_OPEN, "gated-").removesuffix(_CLOSE).replace(registry.STAGE, "+")
+    return name.replace(":", "-").replace("/", "_").replace(",", "-")

@@ -136,7 +136,7 @@ class Config:
 
     # Model
     activation: str = setting("gelu", resume="fixed", compare="own", model="other")
-    """Spec string of the MLP activation, as hermite:degree=3 (activations.names() lists the families) or mine.py:Swish."""
+    """Spec string of the MLP activation: hermite:degree=3 (activations.names() lists families), mine.py:Swish, A;B by depth."""
     n_layer: int = setting(resume="fixed", compare="same", model="shape", start=True)
     """Transformer blocks."""
     n_head: int = setting(resume="fixed", compare="same", model="shape", start=True)
@@ -402,7 +402,9 @@ def _shape_problems(config: GPTConfig | Config) -> list[str]:
     if not 0.0 <= config.dropout < 1.0:
         problems.append(f"dropout={config.dropout} must be in [0, 1)")
     try:
-        registry.check(config.activation)
+        checked = registry.check(config.activation)
+        if config.n_layer > 0:
+            registry.of_layer(checked, 0, config.n_layer)
     except ValueError as error:
         problems.append(f"activation: {error}")
     return problems

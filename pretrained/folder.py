@@ -293,7 +293,9 @@ def _activation(fields: dict[str, Any]) -> str:
     name = str(fields.get("activation_function", "gelu_new"))
     if fields.get("mlp") == "gated":
         return registry.check_recorded(split(name)[1])
-    if name not in ACTIVATIONS and ":" not in name:  # a spec of ours that no name of theirs means has options
+    if name not in ACTIVATIONS and not {":", registry.STAGE} & {
+        *name
+    }:  # a spec of ours that no name of theirs means has options
         raise ValueError(f"activation_function {name!r} is not supported; there are {', '.join(ACTIVATIONS)}")
     return registry.check_recorded(ACTIVATIONS.get(name, name))
 

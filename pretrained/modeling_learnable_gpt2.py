@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 class LearnableGPT2Config(GPT2Config):  # type: ignore[misc]
     """GPT-2's config; `activation_function` is a spec of learnable-activations, such as "hermite:degree=3,...".
 
-    gated(SPEC) means c_proj(act(c_gate x) * c_fc x), `n_inner` wide.
+    A;B means A in the first half of the layers. gated(SPEC) means c_proj(act(c_gate x) * c_fc x), `n_inner` wide.
     The model type is another one than GPT-2's, and no activation of transformers has such a name: nothing can load the weights
     with a GELU by mistake.
     """
@@ -66,11 +66,12 @@ class LearnableGPT2Model(GPT2Model):  # type: ignore[misc]
             super().__init__(config)
         spec = config.activation_function.removeprefix("gated(")
         is_gated = spec != config.activation_function
-        for block in self.h:
+        for layer, block in enumerate(self.h):
             if is_gated:
                 block.mlp = Gated(block.mlp, config.n_embd)
             with torch.device("cpu"):  # from_pretrained builds on the meta device, where nothing has a value
-                block.mlp.act = Undecayed(activations.build(spec.removesuffix(")"), block.mlp.c_fc.nf))
+                own = activations.registry.of_layer(spec.removesuffix(")"), layer, config.n_layer)
+                block.mlp.act = Undecayed(activations.build(own, block.mlp.c_fc.nf))
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

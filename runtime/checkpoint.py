@@ -189,12 +189,12 @@ def read_config(folder: Path) -> Config:
 
 def refuse_code(config: Config, out_dir: Path) -> None:
     """Raises ValueError where the activation is a class in a file inside the run's folder: a run brings no code along."""
-    file = activations.registry.file_of(config.activation)
-    if file and Path(file).resolve().is_relative_to(out_dir.resolve()):
-        raise ValueError(
-            f"activation {file} lies in the run's folder {out_dir}, and no code is run from there; put the file elsewhere, and "
-            "name it by that path"
-        )
+    for file in activations.registry.files_of(config.activation):
+        if Path(file).resolve().is_relative_to(out_dir.resolve()):
+            raise ValueError(
+                f"activation {file} lies in the run's folder {out_dir}, and no code is run from there; put the file elsewhere, "
+                "and name it by that path"
+            )
 
 
 def load_weights(model: GPT, folder: Path, put: Callable[[Tensor, Tensor], object]) -> None:

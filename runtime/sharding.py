@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from activations import Activation
+from activations import Activation, registry
 from config.schema import Config
 from model import GPT, LayerNorm
 
@@ -41,6 +41,10 @@ def check(config: Config, device: torch.device, dtype: torch.dtype) -> None:
     if config.optimizer != "adamw":
         raise ValueError(
             f"optimizer {config.optimizer!r} needs whole matrices, parallelism 'fsdp' has parts; {back} or --optimizer adamw"
+        )
+    if registry.shares(config.activation):
+        raise ValueError(
+            f"activation {config.activation!r} has per=model, parallelism 'fsdp' parts layers; {back} or per=layer"
         )
     if dtype == torch.float16:
         raise ValueError(f"dtype float16 needs one gradient scale, parallelism 'fsdp' has none; {back} or --dtype bfloat16")

@@ -27,6 +27,9 @@ from tests.runs import small_config, train_here
 IDS = torch.randint(0, 257, (2, 24), generator=torch.Generator().manual_seed(0))
 LEARNABLE = [name for name in activations.names() if issubclass(family(name), Learnable)]
 
+GATED = ["swiglu", "geglu", "gated(relu_squared)", "gated(xielu)"]
+DEEP = ["relu;silu", "gated(hermite;gelu)"]
+
 
 @pytest.fixture(scope="module", autouse=True)
 def modules_of_transformers(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -80,6 +83,19 @@ def test_a_run_loads_with_its_logits_tokens_and_tokenizer(trained: Config, expor
     assert theirs.generation_config.eos_token_id == theirs.config.eos_token_id == words.eos_token_id == 256
 
 
+def test_shared_coefficients_are_sampled_and_not_exported(
+    small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train_here(small, activation="hermite:per=model", max_steps=2)
+    assert sample.main([run.out_dir, "--prompt", "abc", "--max_new_tokens", "4"]) == 0
+    capsys.readouterr()
+    assert export.main([run.out_dir, str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "share coefficients (per=model)" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_tokenizer_of_the_run_s_own_goes_with_it(small: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Also where its file and the data are gone: the checkpoint holds a copy."""
     from transformers import AutoTokenizer
@@ -105,7 +121,7 @@ def test_a_tokenizer_of_the_run_s_own_goes_with_it(small: Config, tmp_path: Path
 
 @pytest.mark.parametrize(
     "name",
-    [*LEARNABLE, "hermite:per=channel", "relu_squared", "gelu", "swiglu", "geglu", "gated(relu_squared)", "gated(xielu)"],
+    [*LEARNABLE, "hermite:per=channel", "relu_squared", "gelu", *GATED, *DEEP],
 )
 def test_every_family_has_our_logits(name: str, tmp_path: Path) -> None:
     """In a GPT without biases and with another epsilon, whose coefficients have moved."""

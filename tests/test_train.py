@@ -157,8 +157,10 @@ def test_evaluation_between_steps_changes_nothing(small: Config, tmp_path: Path)
         {},
         {"optimizer": "muon", "mlp": "gated", "activation": "hermite:degree=3,per=channel", "bias": True},
         {"mup_base_width": 16, "mlp": "gated"},
+        {"activation": "fourier:degree=1,per=model"},
+        {"activation": "hermite:degree=2;spline:knots=4", "optimizer": "muon"},
     ],
-    ids=["adamw", "muon", "mup"],
+    ids=["adamw", "muon", "mup", "one set for all layers", "by depth"],
 )
 def test_resume_in_process_is_exact_with_dropout_and_a_torn_row(small: Config, tmp_path: Path, changes: dict[str, Any]) -> None:
     small = dataclasses.replace(small, **changes)

@@ -35,7 +35,9 @@ def test_any_text_is_a_spec_or_a_one_line_error(text: str) -> None:
         found = registry.check(text)
     except ValueError as error:
         found = str(error)
-    assert found.partition(":")[0] in registry.names() or (found.startswith("activation ") and "\n" not in found)
+    assert found.partition(":")[0].partition(";")[0] in registry.names() or (
+        found.startswith("activation ") and "\n" not in found
+    )
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,22 @@ def test_any_text_is_a_spec_or_a_one_line_error(text: str) -> None:
 def test_messages_say_given_allowed_and_what_to_type(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         registry.check(spec)
+
+
+def test_a_spec_for_each_part_of_the_depth() -> None:
+    spec = registry.check("tpgu:degree=5 ; gelu;relu")
+    assert spec == f"{registry.check('tpgu:degree=5')};gelu:exact=false;relu" == registry.check(spec)
+    assert [registry.of_layer(spec, layer, 6) for layer in range(6)] == [part for part in spec.split(";") for _ in (0, 1)]
+    assert registry.of_layer("relu", 3, 5) == "relu"
+    assert registry.check("relu;relu") == "relu", "one spelling for one activation"
+    with pytest.raises(ValueError, match="names 3 parts of the depth, and 4 layers have no 3 equal parts; give n_layer a"):
+        registry.of_layer(spec, 0, 4)
+    with pytest.raises(ValueError, match="names one for each part of the depth; here is one layer"):
+        activations.build(spec, 8)
+    with pytest.raises(ValueError, match="did you mean 'gelu'"):
+        registry.check("relu;gelo")
+    with pytest.raises(ValueError, match="9 parts of the depth; allowed are 8"):
+        registry.check(";".join(["relu"] * 9))
 
 
 def test_spaces_do_not_matter() -> None:

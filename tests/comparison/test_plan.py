@@ -46,6 +46,16 @@ def test_an_arm_may_be_gated_beside_plain_ones() -> None:
     assert jobs[2].folder == Path("runs/compare_tiny/gated-rational-p=5-q=4-lr=0.001-seed=1337")
 
 
+def test_an_arm_may_differ_by_depth_or_share_its_coefficients() -> None:
+    sweep = plan(TINY, ["gelu", "hermite:degree=3;relu", "hermite:per=model"], 1, {"n_layer": 2})
+    jobs = sweep.jobs(sweep.seeds, sweep.rates)
+    assert [job.arm for job in jobs] == ["gelu", "hermite:degree=3;relu", "hermite:degree=3,per=model"]
+    assert jobs[1].folder == Path("runs/compare_tiny/hermite-degree=3+relu-seed=1337")
+    assert all(parse(list(job.arguments)) == job.config for job in jobs)
+    with pytest.raises(ValueError, match="3 layers have no 2 equal parts"):
+        plan(TINY, ["gelu", "hermite;relu"], 1, {"n_layer": 3})
+
+
 def test_a_preset_may_gate_all_arms() -> None:
     for arms in (["gelu", "swiglu"], ["gated(gelu)", "silu"]):
         sweep = plan(TINY, arms, 1, {"mlp": "gated"}, baseline="silu")

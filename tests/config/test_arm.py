@@ -25,6 +25,9 @@ def test_families_and_folders_tell_gates_apart() -> None:
     assert arm.family("gated(hermite:degree=3)") == "gated(hermite)" != arm.family("hermite:degree=3")
     assert arm.file_name("gated(hermite:degree=3,per=channel)") == "gated-hermite-degree=3-per=channel"
     assert arm.of({"activation": "silu"}) == "silu"
+    assert arm.family("hermite:degree=3;hermite:degree=5") == "hermite"
+    assert arm.family("gated(gelu;hermite)") == "gated(gelu;hermite)"
+    assert arm.file_name("gated(relu;hermite:degree=3)") == "gated-relu+hermite-degree=3"
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,7 @@ def test_values_are_drawn_one_after_another_as_ever(base: Config) -> None:
     ("changes", "dtype", "told"),
     [
         ({"optimizer": "muon"}, torch.float32, "optimizer 'muon' needs whole matrices.*--parallelism ddp or --optimizer adamw"),
+        ({"activation": "hermite:per=model"}, torch.float32, "has per=model.*or per=layer"),
         ({"dtype": "float16"}, torch.float16, "dtype float16 needs one gradient scale.*or --dtype bfloat16"),
     ],
 )
