@@ -49,6 +49,7 @@ GOOD = {
     "beta1": ("0", "0.95"), "beta2": ("0.5", "0.999"), "grad_clip": ("0", "0.25"), "activation_lr_scale": ("0", "1", "10"),
     "seed": ("0", "7", "2147483647"), "device": ("cpu", "auto"), "telemetry_interval": ("0", "4"), "timeout_s": ("1", "30.5"),
     "layer_norm_epsilon": ("1e-5", "1e-06"), "init_from": ("",),
+    "compile_cache": ("auto", ""), "profile_steps": ("0", "1"),
     "wandb_project": ("p", "--p", "模型"), "wandb_group": ("", "g"), "tensorboard": ("False",), "wandb_run_name": ("", "a b"),
 }  # fmt: skip
 
