@@ -258,7 +258,7 @@ def cases_of(folder: Path, data: str) -> dict[str, list[tuple[Any, ...]]]:
             (["report", str(folder / "none")], 2, "none"),
             (["report", str(folder / "a file")], 2, "a file"),
             (["report", str(folder)], 0),  # of the one run in it
-            (["eval", str(folder)], 2, "holds no checkpoint"),
+            (["eval", str(folder)], 2, "neither a run nor a GPT-2 folder"),
             (["eval", model, "--data_dir", str(folder / "none")], 2, "none"),
             (["eval", model, "--checkpoint", "77"], 2, "give best, last or one of the steps"),
             (["shapes", str(folder / "none")], 2, "holds no checkpoint"),
