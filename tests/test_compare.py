@@ -211,7 +211,7 @@ def test_two_activations_are_fed_the_same_bytes(small: Config, tmp_path: Path, m
         (["report", "x", "--baselin", "relu"], "unknown option '--baselin', did you mean --baseline?"),
         ([TINY, "--activations", "gelu", "--reuse", "/no/such/folder"], "holds neither results.json nor finished runs"),
         (["eval"], "required: RUN"),
-        (["eval", "/no/such/folder"], "holds no checkpoint"),
+        (["eval", "/no/such/folder"], "there is no folder"),
         (["shapes"], "required: RUN"),
         (["shapes", "a", "b"], "unknown option 'b'"),
     ],
