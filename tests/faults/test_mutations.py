@@ -50,6 +50,8 @@ GOOD = {
     "seed": ("0", "7", "2147483647"), "device": ("cpu", "auto"), "telemetry_interval": ("0", "4"), "timeout_s": ("1", "30.5"),
     "layer_norm_epsilon": ("1e-5", "1e-06"), "init_from": ("",),
     "compile_cache": ("auto", ""), "profile_steps": ("0", "1"),
+    "mup_base_width": ("0", "16"), "mup_base_heads": ("0",), "lr_decay_fraction": ("0.2",), "checkpoint_steps": ("", "1,3"),
+    "branch_from": ("",),
     "wandb_project": ("p", "--p", "模型"), "wandb_group": ("", "g"), "tensorboard": ("False",), "wandb_run_name": ("", "a b"),
 }  # fmt: skip
 
