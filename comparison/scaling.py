@@ -103,7 +103,7 @@ def study(folders: Sequence[Path], baseline: str, target: tuple[float, float], d
     points: list[Point] = []
     for group in _groups(records).values():
         rates = tuple(sorted({record.config["learning_rate"] for record in group}))
-        own = replace(settings, rates=rates if settings.rates else ())
+        own = replace(settings, rates=rates if settings.rates else (), rate_seeds=_rate_seeds(group))
         summary = summarise(Results(own, tuple(group)))
         if all(arm.activation != summary.baseline for arm in summary.arms):
             raise ValueError(f"{_size(group[0])} after {group[0].config['max_steps']} steps has no runs of the baseline")
@@ -149,6 +149,16 @@ def _groups(records: Sequence[Record]) -> dict[tuple[Any, ...], list[Record]]:
         key = *(record.config[name] for name in ("n_layer", "n_head", "n_embd", "max_steps")), record.tokens_per_step
         found.setdefault(key, []).append(record)
     return found
+
+
+def _rate_seeds(group: Sequence[Record]) -> tuple[int, ...]:
+    """The seeds that ran each arm at all of its rates: these choose. Another size may have fewer."""
+    ran: dict[tuple[str, str], dict[int, set[float]]] = {}
+    for record in group:
+        of = record.config["activation"], record.config.get("mlp", "plain")
+        ran.setdefault(of, {}).setdefault(record.seed, set()).add(record.config["learning_rate"])
+    whole = [{seed for seed, rates in by_seed.items() if rates == set().union(*by_seed.values())} for by_seed in ran.values()]
+    return tuple(sorted(set.intersection(*whole)))
 
 
 def _size(record: Record) -> str:

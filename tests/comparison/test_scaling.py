@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import compare
-from comparison import scaling, scaling_report
+from comparison import results, scaling, scaling_report
+from comparison.plan import Settings
 
 WIDTHS, STEPS, TOKENS = (32, 64, 128), (100, 200, 400), 12 * 64
 PARAMETERS = {32: 60_000, 64: 220_000, 128: 830_000}
@@ -140,6 +141,26 @@ def test_other_data_are_refused(folders: list[Path], make_run: Any) -> None:
     make_run("gelu", 1337, 2.0, run=other, n_embd=256, global_batch_size=12, micro_batch_size=12, block_size=64)
     with pytest.raises(ValueError, match="differ in corpus_sha256: their losses do not compare"):
         scaling.study(folders, "", TARGET)
+
+
+def test_each_size_chooses_its_rates_by_its_own_seeds(make_run: Any, tmp_path: Path) -> None:
+    """At width 64 three seeds ran both rates, and one of them is misleading; at 128 that one chose alone."""
+    same = {"max_steps": 100, "global_batch_size": 12, "micro_batch_size": 12, "block_size": 64}
+    for arm, rate, seed in product(("gelu", "relu"), (1e-3, 4e-3), (1337, 1338, 1339)):
+        for width in (64, 128):
+            if width == 128 and seed != 1337 and rate == 1e-3:
+                continue
+            loss = 2.0 if rate == 1e-3 else 1.9 if seed == 1337 else 3.0
+            facts = {"parameters": PARAMETERS[width], "init_hash": f"{seed} {width}"}
+            make_run(arm, seed, loss, run=facts, n_embd=width, learning_rate=rate, **same)
+    records = results.gather([tmp_path / "runs"]).records
+    for width, seeds in ((64, (1337, 1338, 1339)), (128, (1337,))):
+        own = tuple(record for record in records if record.config["n_embd"] == width)
+        settings = Settings(baseline="gelu:exact=false", rates=(1e-3, 4e-3), rate_seeds=seeds)
+        (tmp_path / str(width)).mkdir()
+        results.save(tmp_path / str(width) / results.FILE, results.Results(settings, own))
+    found, _ = scaling.study([tmp_path / "64", tmp_path / "128"], "", TARGET)
+    assert {(point.size, point.rate) for point in found.points} == {("4 x 64", 1e-3), ("4 x 128", 4e-3)}
 
 
 @pytest.mark.parametrize(
