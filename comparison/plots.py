@@ -32,6 +32,7 @@ OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
 BETTER, WORSE, UNCERTAIN = OKABE_ITO[6], OKABE_ITO[4], OKABE_ITO[0]
+_ROWS = 10
 _STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -300,7 +301,8 @@ def _grid(
     xlabel: str,
     ylabel: str,
 ) -> Image:
-    """Panels: one row an arm (its first measured seed), one column a layer."""
+    """Panels: one row an arm (its first measured seed), one column a layer. More than _ROWS arms fit on no page."""
+    rows = rows[:_ROWS]
     layers = _some(sorted(tables(rows[0][1]), key=_layer_number))
 
     def draw(figure: "Figure") -> None:

@@ -269,16 +269,17 @@ _CAPTIONS = {
         "Learned shapes",
         "The activation of each layer through training, first seed; light is early, dark is late, dashed is GELU. Grey: the "
         "density of the layer's inputs, or the normal law of their deviation where only that was recorded. Each panel shows "
-        "the values where the density is above 0.15 of its highest; layers are counted from 1.",
+        "the values where the density is above 0.15 of its highest; layers are counted from 1. At most ten arms are drawn.",
     ),
     "coefficients": (
         "Coefficients",
         "Each coefficient less its first value through training, mean over channels, first seed; from light, the first "
-        "coefficient, to dark, the last.",
+        "coefficient, to dark, the last. At most ten arms are drawn.",
     ),
     "gains": (
         "Gains",
-        "Measured on training inputs, first seed. At 1 the activation keeps the second moment of inputs and of gradients.",
+        "Measured on training inputs, first seed. At 1 the activation keeps the second moment of inputs and of gradients. At "
+        "most ten arms are drawn.",
     ),
 }
 

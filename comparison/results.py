@@ -48,10 +48,13 @@ def load(path: Path) -> Results:
     return Results(Settings(**settings), tuple(from_json(record, f"{path}, run {i}") for i, record in enumerate(records)))
 
 
+Columns = dict[str, dict[str, list[float]]]  # layer -> name of a column -> its values
+
+
 def save(path: Path, results: Results, summary: dict[str, Any] | None = None) -> None:
     """Atomically write settings, `summary` (the verdicts) and records, one a line, so that versions differ by lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(to_json(record)) for record in _drawn_once(results.records))
+    lines = ",\n".join(json.dumps(to_json(record), separators=(",", ":")) for record in _drawn_once(results.records))
     head = {"settings": asdict(results.settings), "summary": summary or {}}
     write_text(path, json.dumps(head, indent=1)[:-2] + f',\n "records": [\n{lines}\n]\n}}\n')
 
@@ -101,17 +104,30 @@ def _failure(folder: Path, reason: str) -> Failure:
 
 
 def _drawn_once(records: Sequence[Record]) -> list[Record]:
-    """The records, with what a report draws of one seed, shapes and coefficients, for one of each kind: most of a record."""
+    """The records at the digits that their use needs: nine of a document's loss, five of what is drawn alone. These are gains,
+    and for one seed of each kind shapes and coefficients. They and the documents are most of a record."""
     seen: set[str] = set()
     kept = []
     for record in records:
         kind = json.dumps(
             {name: value for name, value in record.config.items() if name not in ("seed", "out_dir")}, sort_keys=True
         )
-        kept.append(replace(record, shapes={}, coefficients={}) if kind in seen else record)
+        again = kind in seen
+        shapes, coefficients = ({}, {}) if again else (_rounded(record.shapes), _rounded(record.coefficients))
+        documents = _rounded({"": record.documents}, 9)[""]
+        kept.append(
+            replace(record, documents=documents, gains=_rounded(record.gains), shapes=shapes, coefficients=coefficients)
+        )
         if record.shapes:  # measured, and learnable
             seen.add(kind)
     return kept
+
+
+def _rounded(layers: Columns, digits: int = 5) -> Columns:
+    return {
+        layer: {name: [float(f"{value:.{digits}g}") for value in values] for name, values in columns.items()}
+        for layer, columns in layers.items()
+    }
 
 
 def check_comparable(records: Sequence[Record], varied: Collection[str]) -> None:

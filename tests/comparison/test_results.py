@@ -22,11 +22,24 @@ def test_round_trip(make_run: Any, tmp_path: Path) -> None:
         rate_seeds=(1,),
         failures=(Failure("gelu", "gelu-seed=2", "exit code 1: NaN"),),
     )
-    found = Results(settings, (read(make_run("gelu", 1, 1.5)), read(make_run("relu", 1, 1.6))))
+    gains = {"layer 1": {"step": [0.0, 500.0], "second": [1.0, 2 / 3e4]}}
+    runs = (read(make_run("gelu", 1, 1.5)), read(make_run("relu", 1, 1.6)))
+    found = Results(settings, tuple(replace(run, gains=gains) for run in runs))
     results.save(tmp_path / "deep" / "results.json", found, {"arms": []})
     again = results.load(tmp_path / "deep" / "results.json")
     assert again.settings == settings
-    assert [to_json(r) for r in again.records] == [to_json(r) for r in found.records]
+    drawn = {"gains", "shapes", "coefficients", "documents"}
+    for before, after in zip(map(to_json, found.records), map(to_json, again.records), strict=True):
+        assert {name: value for name, value in after.items() if name not in drawn} == {
+            name: value for name, value in before.items() if name not in drawn
+        }
+        for layer, columns in before["gains"].items():
+            for name, values in columns.items():
+                assert after["gains"][layer][name] == pytest.approx(values, rel=1e-4)
+        for name, values in before["documents"].items():
+            assert after["documents"][name] == pytest.approx(values, rel=1e-8)
+    results.save(tmp_path / "again.json", again, {"arms": []})
+    assert (tmp_path / "again.json").read_text() == (tmp_path / "deep" / "results.json").read_text()
     assert (
         len((tmp_path / "deep" / "results.json").read_text().split('"records": [\n')[1].splitlines()) == 2 + 2
     )  # a line a run
