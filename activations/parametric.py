@@ -35,10 +35,16 @@ class Parametric(Learnable):
     start: ClassVar[Mapping[str, float | Sequence[float]]]
     adds: ClassVar[tuple[str, ...]] = ("scale", "shift")
     formula: Callable[..., Tensor]
+    _own: ClassVar[tuple[str, ...]] = ()
+    _several: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
-        cls.parameter_names = (*getattr(cls, "start", ()), *cls.adds)
+        start = getattr(cls, "start", ())
+        cls.parameter_names = (*start, *cls.adds)
+        # Names apart, as tuples: Dynamo of torch 2.6 refuses to read a dict of the class.
+        cls._own = tuple(start)
+        cls._several = tuple(name for name in start if isinstance(start, Mapping) and isinstance(start[name], Sequence))
 
     def __init__(self, channels: int, input_std: float = 1.0, **options: Any) -> None:
         with torch.device("cpu"):  # whatever the caller's default device
@@ -47,8 +53,7 @@ class Parametric(Learnable):
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         given = {name: values[name].unbind(-1) for name in self.parameter_names}
-        several = {name for name, value in self.start.items() if isinstance(value, Sequence)}
-        own = {name: columns if name in several else columns[0] for name, columns in given.items() if name in self.start}
+        own = {name: given[name] if name in self._several else given[name][0] for name in self._own}
         y = self.formula(z.clamp(-LARGEST_INPUT, LARGEST_INPUT), **own)
         if "scale" in self.adds:
             y = given["scale"][0] * y
