@@ -29,6 +29,7 @@ from activations import plot, registry
 from comparison import coordinates, depth, launch, record, report, results, run, scaling, scaling_report
 from comparison.document import Table, markdown
 from comparison.plan import Job, Sweep, learning_rates, plan, short, step_counts, varied_fields
+from comparison.plots import Image
 from config.command_line import Once, Parser, load_preset, overrides, whole
 from config.schema import field_types
 from data import files
@@ -321,13 +322,7 @@ def measure_depth(options: argparse.Namespace) -> int:
         raise ValueError(f"{given}: allowed are multiples of 64 up to 4096, and 1 to 100 seeds")
     check_writable(options.out_dir)
     networks = depth.measure(specs, depths, options.width, options.seeds)
-    command = shlex.join(["python", "compare.py", *options.argv])
-    files.write_json(options.out_dir / "depth.json", {"command": command, "rows": networks})
-    picture = depth.picture(networks)
-    files.write_bytes(options.out_dir / "depth.png", picture.png)
-    files.write_bytes(options.out_dir / "depth.svg", picture.svg)
-    print(markdown([depth.table(networks)]), end="")
-    print(f"The picture lies in {options.out_dir / 'depth.png'}")
+    show(options, "depth", networks, depth.picture(networks), depth.table(networks))
     return 0
 
 
@@ -343,14 +338,18 @@ def check_coordinates(options: argparse.Namespace) -> int:
     config = replace(load_preset(options.preset), **given)
     check_writable(options.out_dir)
     rows = coordinates.measure(config, widths, options.steps, options.seeds)
-    command = shlex.join(["python", "compare.py", *options.argv])
-    files.write_json(options.out_dir / "coordinates.json", {"command": command, "rows": rows})
-    picture = coordinates.picture(rows)
-    files.write_bytes(options.out_dir / "coordinates.png", picture.png)
-    files.write_bytes(options.out_dir / "coordinates.svg", picture.svg)
-    print(markdown([coordinates.table(rows)]), end="")
-    print(f"The picture lies in {options.out_dir / 'coordinates.png'}")
+    show(options, "coordinates", rows, coordinates.picture(rows), coordinates.table(rows))
     return 0
+
+
+def show(options: argparse.Namespace, name: str, rows: list[dict[str, Any]], picture: Image, table: Table) -> None:
+    """What was measured: NAME.json, .png and .svg in out_dir, and the table on stdout."""
+    command = shlex.join(["python", "compare.py", *options.argv])
+    files.write_json(options.out_dir / f"{name}.json", {"command": command, "rows": rows})
+    files.write_bytes(options.out_dir / f"{name}.png", picture.png)
+    files.write_bytes(options.out_dir / f"{name}.svg", picture.svg)
+    print(markdown([table]), end="")
+    print(f"The picture lies in {options.out_dir / f'{name}.png'}")
 
 
 def check_writable(out_dir: Path) -> None:

@@ -9,8 +9,10 @@ import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from comparison import plots
+from data.files import write_bytes, write_text
 
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
@@ -160,3 +162,17 @@ pre {{ overflow-x: auto; background: #f5f5f5; padding: .8rem; font-size: 12px }}
 {body}
 </body></html>
 """
+
+
+def write(folder: Path, name: str, blocks: Sequence["Block"]) -> None:
+    """`name`.md and `name`.html (self-contained) in `folder`, and beside them every picture and table under its own name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for block in blocks:
+        if isinstance(block, Picture):
+            write_bytes(folder / f"{block.name}.png", block.image.png)
+            write_bytes(folder / f"{block.name}.svg", block.image.svg)
+        elif isinstance(block, Table):
+            write_text(folder / f"{block.name}.csv", as_csv(block))
+            write_text(folder / f"{block.name}.tex", as_latex(block))
+    write_text(folder / f"{name}.md", markdown(blocks))
+    write_text(folder / f"{name}.html", page(blocks))

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison import lengths, plots, results, tasks
-from comparison.document import Block, Bullets, Code, Heading, Paragraph, Picture, Table, as_csv, as_latex, markdown, page
+from comparison import document, lengths, plots, results, tasks
+from comparison.document import Block, Bullets, Code, Heading, Paragraph, Picture, Table
 from comparison.judge import Contrast, Interval, Summary, documents_of, percent, summarise, to_json
 from comparison.plan import Failure, short
 from comparison.record import Record
 from comparison.results import Results
-from data.files import write_bytes, write_text
 
 _UNKNOWN = "–"
 _PARAGRAPH = 2  # contrasts that get a sentence each; more of them are counted, and the best is named
@@ -25,16 +24,7 @@ def write(folder: Path, found: Results) -> Summary:
     """
     summary = summarise(found)
     blocks = compose(found, summary)
-    folder.mkdir(parents=True, exist_ok=True)
-    for block in blocks:
-        if isinstance(block, Picture):
-            write_bytes(folder / f"{block.name}.png", block.image.png)
-            write_bytes(folder / f"{block.name}.svg", block.image.svg)
-        elif isinstance(block, Table):
-            write_text(folder / f"{block.name}.csv", as_csv(block))
-            write_text(folder / f"{block.name}.tex", as_latex(block))
-    write_text(folder / "report.md", markdown(blocks))
-    write_text(folder / "report.html", page(blocks))
+    document.write(folder, "report", blocks)
     results.save(folder / results.FILE, found, to_json(summary) | {"tasks": tasks.to_json(summary)})
     return summary
 

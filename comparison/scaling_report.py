@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from comparison.document import Block, Bullets, Code, Heading, Paragraph, Picture, Table, as_csv, as_latex, markdown, page
+from comparison import document
+from comparison.document import Block, Bullets, Code, Heading, Paragraph, Picture, Table
 from comparison.judge import percent
 from comparison.lengths import interval_of, line
 from comparison.plots import MARKERS, Image, picture, styles
 from comparison.results import Results
 from comparison.scaling import Forecast, Point, Scaling, to_json
-from data.files import write_bytes, write_json, write_text
+from data.files import write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -43,16 +44,7 @@ _WARNING = (
 def write(folder: Path, scaling: Scaling, found: Results, command: str) -> None:
     """Write the report into `folder`."""
     blocks = compose(scaling, found, command)
-    folder.mkdir(parents=True, exist_ok=True)
-    for block in blocks:
-        if isinstance(block, Picture):
-            write_bytes(folder / f"{block.name}.png", block.image.png)
-            write_bytes(folder / f"{block.name}.svg", block.image.svg)
-        elif isinstance(block, Table):
-            write_text(folder / f"{block.name}.csv", as_csv(block))
-            write_text(folder / f"{block.name}.tex", as_latex(block))
-    write_text(folder / "scaling.md", markdown(blocks))
-    write_text(folder / "scaling.html", page(blocks))
+    document.write(folder, "scaling", blocks)
     write_json(folder / "scaling.json", {"command": command, **to_json(scaling)})
 
 

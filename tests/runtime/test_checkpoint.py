@@ -232,7 +232,8 @@ def test_a_missing_file_is_named(gpt: GPT, resolved: Config, name: str) -> None:
 
 def test_a_sample_needs_no_optimizer(gpt: GPT, resolved: Config) -> None:
     flip(save(gpt, resolved, 1) / "state.pt", 99)
-    checkpoint.load_model(resolved.out_dir)
+    loaded, _ = checkpoint.load_model(resolved.out_dir)
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in gpt.state_dict().items())
 
 
 def test_an_older_checkpoint_loads_and_says_that_it_is_unchecked(

@@ -195,9 +195,11 @@ def test_eval_only_of_a_model_that_never_trained_makes_no_folder(small: Config, 
 
 
 def test_eval_only_reads_a_run_that_is_being_trained(small: Config) -> None:
-    train_here(small, max_steps=2, lr_decay_steps=12)
+    config = train_here(small, max_steps=2, lr_decay_steps=12)
     with set_up(dataclasses.replace(small, lr_decay_steps=12)).resources:
+        before = rows(config)
         train_here(small, eval_only=True, lr_decay_steps=12)
+        assert rows(config) == before
 
 
 def test_a_finished_run_is_left_alone(small: Config, capsys: pytest.CaptureFixture[str]) -> None:
