@@ -6,14 +6,14 @@ and nowhere else: `aot_eager` and eager code were right where Inductor returned 
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import activations
 from activations import registry
 from activations.activation import Activation, Learnable
 from activations.kernels import paths
+from bench.gradients import CHANNELS, SideBySide
 
-CHANNELS = 20  # two vectors of eight and a tail
 ROWS = 37  # no table of coefficients has as many entries as the inputs
 GRAPH = 4  # modules a graph: fewer pay the compiler's start more often, more pay its quadratic search for what to fuse
 
@@ -42,21 +42,6 @@ def both(name: str, degrees: dict[str, object]) -> list[str]:
     for_all = {"per": "layer"} | ({"groups": 1} if "groups" in registry.family(name).options else {})
     chosen = [degrees | for_all, degrees | {"per": "channel"}]
     return [f"{name}:" + ",".join(f"{key}={value}" for key, value in options.items()) for options in chosen]
-
-
-class SideBySide(nn.Module):
-    """Activations of disturbed coefficients, each with an input of its own."""
-
-    def __init__(self, specs: list[str]) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.all = nn.ModuleList(activations.build(spec, CHANNELS, 0.75) for spec in specs)
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-
-    def forward(self, xs: list[Tensor]) -> list[Tensor]:
-        return [module(x) for module, x in zip(self.all, xs, strict=True)]
 
 
 def laid_out(index: int, seed: int) -> Tensor:
