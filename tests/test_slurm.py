@@ -31,8 +31,9 @@ for pid in "${pids[@]}"; do
 done
 exit $code
 """
+# The pause shows a reader of the first name alone: it has ended when the second comes, and scontrol dies of SIGPIPE.
 SCONTROL = """#!/bin/bash
-if [ "$1" = show ]; then echo 127.0.0.1; echo 127.0.0.1; else echo "$@" >> "$PLACE/requeued"; fi
+if [ "$1" = show ]; then echo 127.0.0.1; sleep 0.2; echo 127.0.0.1; else echo "$@" >> "$PLACE/requeued"; fi
 """
 
 
