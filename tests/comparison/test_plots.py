@@ -1,6 +1,5 @@
 """Every picture that there are data for is a PNG; arms beyond the colours still differ; long names stay on the picture."""
 
-import math
 import struct
 from dataclasses import replace
 from typing import Any
@@ -44,12 +43,10 @@ def test_one_arm_has_curves_alone(make_run: Any) -> None:
 
 
 def test_equal_losses_have_no_bar_below_zero(make_run: Any) -> None:
-    """exp of numpy and of math differ in the last bit, and so do equal losses and their mean."""
-    unlike = next(x for x in np.linspace(1.5, 5.5, 10_000) if math.exp(x) < np.exp(x))
-    thrice = next(x for x in np.linspace(1.5, 5.5, 10_000) if np.mean([x] * 3) < x)
-    for losses in ([unlike], [thrice] * 3):
-        records = tuple(read(make_run("gelu", seed, float(x), dropout=len(losses) / 10)) for seed, x in enumerate(losses))
-        assert "cost" in plots.figures(summarise(Results(Settings(), records)))
+    """The mean of equal losses can be another number in its last bit; on which machine does not matter."""
+    loss = float(next(x for x in np.linspace(1.5, 5.5, 10_000) if np.mean([x] * 3) < x))
+    records = tuple(read(make_run("gelu", seed, loss)) for seed in range(3))
+    assert "cost" in plots.figures(summarise(Results(Settings(), records)))
 
 
 def test_what_only_some_runs_know_is_drawn_for_them(make_run: Any) -> None:
