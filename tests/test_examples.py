@@ -82,6 +82,12 @@ def test_own_activation_has_unit_gain_and_trains(run, small: Config, monkeypatch
     assert sum(type(module).__name__ == "Snake" for module in model.modules()) == config.n_layer
 
 
+def test_parts_of_a_cosine_differ_in_their_shape_and_not_in_their_gain(run) -> None:
+    gains = re.findall(r"\(([\d.]+), ([\d.]+)\)$", run("parts_of_a_cosine"), re.MULTILINE)
+    assert len(gains) == 5
+    assert [float(gain) for pair in gains for gain in pair] == pytest.approx([1] * 10, abs=1e-6)
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_is_short_and_run_here(path: Path) -> None:
     assert len(path.read_text().splitlines()) < 60
