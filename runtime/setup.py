@@ -170,8 +170,8 @@ def compile_model(gpt: GPT, config: Config, processes: Processes) -> nn.Module:
 
 
 def exchange_gradients(model: nn.Module, processes: Processes) -> nn.Module:
-    """The model with its gradients averaged over the processes, where there are several."""
-    if processes.world_size == 1:
+    """The model with its gradients averaged over the processes, where they are a group; one process is none by itself."""
+    if not torch.distributed.is_initialized():
         return model
     devices = [processes.device.index] if processes.device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)

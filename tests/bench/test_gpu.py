@@ -31,7 +31,8 @@ def test_every_part_has_rows_and_finds_nothing_wrong(parts: dict[str, list[gpu.R
     assert parts.keys() == gpu.LIMITS.keys()
     assert all(parts.values())
     assert [row for rows in parts.values() for row in rows if not row.get("good", True)] == []
-    assert [row["name"] for row in parts["sharding"]] == ["ddp", "fsdp", "recompute"]
+    engines = {row["name"]: row["engine"] for row in parts["sharding"]}
+    assert engines == {"ddp": "DistributedDataParallel", "fsdp": "FSDPGPT", "one process": "GPT", "recompute": "GPT"}
     assert parts["step"][0]["name"] == parts["step"][-1]["name"] == "gelu"
     assert all(row["mfu"] > 0 and row["tokens_per_second"] > 0 for row in parts["step"])
     assert {row["name"] for name in ("determinism", "resume") for row in parts[name]} == {"two runs", "a resume"}
@@ -71,9 +72,10 @@ def test_every_degree_of_every_family_is_in_the_batches() -> None:
     assert {f"hermite:degree={degree},per=channel" for degree in (1, 3, 8)} <= set(every)
 
 
-def test_a_wrong_gradient_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison can fail."""
-    right = gradients.exact
-    monkeypatch.setattr(gradients, "exact", lambda *given: [t * 1.001 for t in right(*given)])
+@pytest.mark.parametrize("against", ["exact", "eager"])
+def test_a_wrong_gradient_is_found(against: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison can fail, with either."""
+    right = getattr(gradients, against)
+    monkeypatch.setattr(gradients, against, lambda *given: [t * 1.001 for t in right(*given)])
     rows = list(gradients.compare(["hermite:degree=2"], torch.device("cpu"), "eager"))
     assert [row["good"] for row in rows] == [False]
