@@ -53,6 +53,7 @@ identical: $(DEV_ENV)
 	$(PYTHON) -m tests.identical $(BASE)
 
 .venv/bin/python:
+	@python3 -c "import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f'make: python3 is {v[0]}.{v[1]}, 3.11 is the oldest that works; type: python3.11 -m venv .venv, then make again')"
 	python3 -m venv .venv
 
 .venv/.run: requirements.txt | .venv/bin/python
