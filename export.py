@@ -78,7 +78,7 @@ def tokenizer_of(config: Config, source: Path, run_dir: Path) -> Tokenizer | Non
 
 def write_model(gpt: GPT, words: Tokenizer | None, place: Path) -> None:
     """config.json, generation_config.json, model.safetensors and, where it is no plain GPT-2, the modelling file."""
-    config, state = gpt.standard()
+    config, state = folder.standard(gpt.config, gpt.gpt2_state_dict())
     fields = folder.gpt2_fields(config)
     ends = dict.fromkeys(("bos_token_id", "eos_token_id"), words.eot if words else None)
     state = folder.with_biases(state, config)

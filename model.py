@@ -10,7 +10,6 @@ Shapes in the comments: B batch, T time (tokens), C n_embd, H heads, D = C/H, S 
 import dataclasses
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -54,7 +53,7 @@ class LayerNorm(nn.Module):
 class Linear(nn.Linear):
     """x W^T + b, (..., in) -> (..., out)."""
 
-    product = staticmethod(F.linear)  # `compile_decoding` puts another one here
+    product = staticmethod(F.linear)  # `decoding.compile_products` puts another one here
 
     def forward(self, x: Tensor) -> Tensor:
         return self.product(x, self.weight, self.bias)
@@ -294,53 +293,13 @@ class GPT(nn.Module):
         self.transformer.recomputes = True
 
     def generate(self, tokens: Tensor, max_new_tokens: int, **sampling: Any) -> Tensor:
-        """`tokens` (B, T) with up to `max_new_tokens` more behind them; see `stream` for the sampling arguments and `eos`."""
+        """`tokens` (B, T) with up to `max_new_tokens` more behind them; see `decoding.stream` for the sampling arguments."""
         return torch.cat([tokens, *(new[:, None] for new in self.stream(tokens, max_new_tokens, **sampling))], dim=1)
 
     @torch.inference_mode()
-    def stream(
-        self,
-        tokens: Tensor,
-        max_new_tokens: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        generator: torch.Generator | None = None,
-        use_cache: bool = True,
-        eos: int | None = None,
-        window: Literal["sliding", "halves"] = "sliding",
-    ) -> Iterator[Tensor]:
-        """Yield one new token a sequence, (B,), at a time, drawn on the CPU by `generator`; temperature 0 takes the likeliest.
-
-        Past block_size the context is its last block_size tokens. Learned positions then shift with every token, which
-        makes cached keys stale: the cache is rebuilt, and a token costs what it costs without a cache. With `window` halves a
-        full cache is rebuilt from its last half, once every block_size / 2 tokens: a token then sees between a half and all of
-        block_size tokens, so the text may be another one.
-        A sequence that has drawn `eos` gives nothing but `eos` from then on; when all have, the iteration ends.
-        """
-        size, model = self.config.block_size, decoding.frozen(self)
-        ended = torch.zeros(len(tokens), dtype=torch.bool)
-        cache: KVCache | None = None
-        for _ in range(max_new_tokens):
-            anew = cache is None or cache.length >= size
-            kept = size if cache is None or window == "sliding" else max(1, size // 2)
-            new = tokens[:, -kept if anew else -1 :]
-            if anew and use_cache:
-                cache = self.empty_cache(tokens)
-            logits = model.logits(model.transformer(new, cache)[:, -1]).float()  # (B, V)
-            chosen = sample(logits, temperature, top_k, top_p, generator)
-            if eos is not None:
-                chosen = torch.where(ended, eos, chosen)
-                ended |= chosen == eos
-            chosen = chosen.to(tokens.device)
-            tokens = torch.cat([tokens, chosen[:, None]], dim=1)
-            yield chosen
-            if ended.all():
-                return
-
-    def compile_decoding(self) -> None:
-        """Compile what `stream` does for one sequence on a CPU; see `decoding.compile_products`."""
-        decoding.compile_products(self)
+    def stream(self, tokens: Tensor, max_new_tokens: int, **sampling: Any) -> Iterator[Tensor]:
+        """Yield one new token a sequence, (B,), at a time: `decoding.stream` with the activations frozen."""
+        yield from decoding.stream(decoding.frozen(self), tokens, max_new_tokens, **sampling)
 
     def empty_cache(self, tokens: Tensor) -> KVCache:
         """A cache for the sequences `tokens` (B, T), in autocast's type where it is on, else in that of the weights."""
@@ -354,8 +313,8 @@ class GPT(nn.Module):
         return sum(p.numel() for p in self.parameters()) - padding
 
     def flops_per_token(self) -> int:
-        """`count_flops_per_token` of this model."""
-        return count_flops_per_token(self.config, self.num_parameters())
+        """Floating-point operations a trained token: see `GPTConfig.flops_per_token`."""
+        return self.config.flops_per_token(self.num_parameters())
 
     def crop_block_size(self, block_size: int) -> None:
         """Keep the first `block_size` positions, in place, and say so. ValueError where there are fewer."""
@@ -388,32 +347,14 @@ class GPT(nn.Module):
         """
         folder.load_gpt2(self._own_state(), state, self.config.vocab_size, where, put)
 
-    def standard(self) -> tuple[GPTConfig, dict[str, Tensor]]:
-        """The config without muP, and `gpt2_state_dict` for it: the same function, its two factors in the weights.
-
-        1/`width_ratio` of the logits goes into the last norm, and what the scale of attention is beside 1/sqrt(D) into the
-        queries. Trained further, it is a standard model.
-        """
-        config, state = dataclasses.replace(self.config, mup_base_width=0, mup_base_heads=0), self.gpt2_state_dict()
-        if self.config.mup_base_width:
-            width = config.n_embd
-            for name in state:
-                if name.startswith("transformer.ln_f."):
-                    state[name] = state[name] / self.config.width_ratio
-                elif ".attn.c_attn." in name:
-                    state[name] = state[name].clone()
-                    state[name][..., :width] *= self.config.attention_scale / config.attention_scale
-        return config, state
-
     def save_pretrained(self, directory: str | Path) -> None:
         """Write config.json and model.safetensors as `transformers` reads them.
 
-        A model with muP is written as the standard one that computes the same.
-
+        A model with muP is written as the standard one that computes the same (`folder.standard`).
         GPT-2 knows no model without biases: where `bias` is off they are written as zeros. A model with a learnable activation
         comes back through `from_pretrained` alone; export.py writes it for `transformers`.
         """
-        folder.write(Path(directory), *self.standard())
+        folder.write(Path(directory), *folder.standard(self.config, self.gpt2_state_dict()))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, block_size: int | None = None) -> "GPT":
@@ -429,27 +370,6 @@ class GPT(nn.Module):
         if block_size is not None and block_size != config.block_size:
             model.crop_block_size(block_size)
         return model
-
-
-def count_parameters(config: GPTConfig) -> tuple[int, int]:
-    """(`GPT(config).num_parameters()`, those of its activations), without making the model."""
-    width, norms = config.n_embd, 2 * config.n_layer + 1
-    of_mlp = config.mlp_width * (2 if config.mlp == "gated" else 1)
-    biases = config.n_layer * (5 * width + of_mlp) if config.bias else 0  # c_attn 3, the two c_proj 1 each
-    of_layers = Counter(registry.of_layer(config.activation, layer, config.n_layer) for layer in range(config.n_layer))
-    of_activations = 0
-    for spec, count in of_layers.items():
-        once = sum(p.numel() for p in activations.build(spec, config.mlp_width).parameters())
-        of_activations += once if registry.options(spec).get("per") == "model" else count * once
-    norm_parameters = norms * width * (2 if config.bias else 1)
-    return config.matrix_parameters + norm_parameters + biases + of_activations, of_activations
-
-
-def count_flops_per_token(config: GPTConfig, num_parameters: int) -> int:
-    """Floating-point operations a trained token, forward and backward: 6 N + 12 L C T (PaLM, Appendix B),
-    N without the position table, activations not counted."""
-    matrices = num_parameters - config.block_size * config.n_embd
-    return 6 * matrices + 12 * config.n_layer * config.n_embd * config.block_size
 
 
 def initial_std(name: str, config: GPTConfig) -> float:
@@ -476,23 +396,3 @@ def preactivation_matrix_std(config: GPTConfig) -> float:
     """Initial standard deviation of the matrix before the activation; times sqrt(n_embd) it is that of the pre-activations."""
     gpt2 = 0.02 / math.sqrt(config.width_ratio)
     return gpt2 if config.mlp_init == "gpt2" else config.preactivation_std / math.sqrt(config.n_embd)
-
-
-def sample(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None) -> Tensor:
-    """One token id a row, (B,), of `logits` (B, V), on the CPU.
-
-    `top_k` > 0 keeps the k likeliest; `top_p` < 1 keeps the smallest set of likeliest tokens with at least that probability.
-    """
-    if temperature == 0:
-        return logits.argmax(-1).cpu()
-    # softmax knows no shift: subtracting the maximum first keeps a small temperature from making inf - inf.
-    logits = (logits - logits.amax(-1, keepdim=True)).cpu() / temperature
-    if top_k:
-        kth = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
-        logits = logits.masked_fill(logits < kth, -math.inf)
-    if top_p < 1:
-        ordered, order = logits.softmax(-1).sort(descending=True)
-        outside = ordered.cumsum(-1) - ordered >= top_p  # the mass of all likelier tokens already suffices
-        outside[:, 0] = False
-        logits = logits.masked_fill(torch.zeros_like(outside).scatter(1, order, outside), -math.inf)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)

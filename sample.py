@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
+import decoding
 from config.command_line import Parser
 from data.tokenizer import Tokenizer
 from evaluation.subject import load as load_subject
 from model import GPT
 from runtime import memory
-from runtime.hardware import pick_device, pick_dtype, why_not_compile
+from runtime.hardware import move, pick_device, pick_dtype, why_not_compile
 from runtime.terminal import close_stdout
 
 NANOGPT = ("--out_dir", "--init_from", "--start")
@@ -58,11 +59,11 @@ def _run(argv: list[str]) -> None:
     gpt, words = load(options.run, options.checkpoint, options.tokenizer)
     dtype = pick_dtype(options.dtype, device)
     check_memory(gpt, options.num_samples, device, dtype)
-    gpt.to(device, dtype)
+    move(gpt, device, dtype)
     if options.compile:
         if reason := why_not_compile(device):
             raise ValueError(f"--compile cannot work here: {reason}; leave it out")
-        gpt.compile_decoding()
+        decoding.compile_products(gpt)
     prompts = _prompts(options)
     contexts = [encode(gpt, words, prompt) for prompt in prompts]
     for number, (prompt, context) in enumerate(zip(prompts, contexts, strict=True)):
@@ -101,8 +102,8 @@ def write(gpt: GPT, words: Tokenizer, prompt: str, context: torch.Tensor, option
     generator = torch.Generator().manual_seed(options.seed)
     eos = None if options.ignore_eos else words.eot
     batch = context.expand(options.num_samples, -1)
-    drawn = (options.temperature, options.top_k, options.top_p, generator)
-    stream = gpt.stream(batch, options.max_new_tokens, *drawn, eos=eos, window=options.window)
+    asked = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "window")}
+    stream = gpt.stream(batch, options.max_new_tokens, **asked, generator=generator, eos=eos)
     samples = [Sample(words, context.tolist(), options.stop, options.ignore_eos) for _ in range(options.num_samples)]
     alone = len(samples) == 1
     shown = [prompt] * len(samples)

@@ -30,7 +30,7 @@ from activations import registry
 from bench import harness
 from bench.harness import Row
 from config.schema import GPTConfig
-from decoding import Matvec, compiled_matvec
+from decoding import Matvec, compile_products, compiled_matvec
 from model import GPT
 from runtime.hardware import pick_device, pick_dtype, why_not_compile
 
@@ -90,7 +90,7 @@ def measure(
     contenders = {"cached": gpt}
     if compiles and device.type == "cpu" and not why_not_compile(device):
         contenders["compiled"] = copy.deepcopy(gpt)
-        contenders["compiled"].compile_decoding()
+        compile_products(contenders["compiled"])
     contenders |= {spec: with_activation(gpt, spec) for spec in specs}
     theirs = transformers_model(gpt, dtype)
     contexts = [1 + round(i * (new_tokens - 1) / (CONTEXTS - 1)) for i in range(CONTEXTS)]

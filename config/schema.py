@@ -61,6 +61,12 @@ class GPTConfig:
         of_mlp = (3 if self.mlp == "gated" else 2) * self.mlp_width
         return (self.vocab_size + self.block_size) * self.n_embd + self.n_layer * (4 * self.n_embd + of_mlp) * self.n_embd
 
+    def flops_per_token(self, num_parameters: int) -> int:
+        """Floating-point operations a trained token, forward and backward: 6 N + 12 L C T (PaLM, Appendix B),
+        N without the position table, activations not counted."""
+        matrices = num_parameters - self.block_size * self.n_embd
+        return 6 * matrices + 12 * self.n_layer * self.n_embd * self.block_size
+
     @property
     def mlp_width(self) -> int:
         """Channels of the activation: 4 n_embd, or `gated_width`."""

@@ -13,7 +13,7 @@ from data.batches import EvaluationWindows
 from model import GPT
 from runtime.dataset import byte_lengths
 from runtime.evaluate import target_nats
-from runtime.hardware import pick_device, pick_dtype, retain_memory
+from runtime.hardware import move, pick_device, pick_dtype
 
 Columns = dict[str, list[float]]
 
@@ -43,9 +43,7 @@ def by_document(model: GPT, config: Config, data_dir: Path, max_targets: int = 0
     if lengths is None:
         lengths = np.zeros(config.vocab_size, np.int64)
     sums = np.zeros((3, 2, len(starts)))  # (nats, targets or bytes; windows that select or report; documents)
-    model.to(device)
-    if device.type == "cpu":
-        retain_memory()  # a tiny Hermite model: 10.4 s without, 1.8 s with it, for 20,000 targets (LOG.md)
+    move(model, device)
     every, size = np.arange(len(windows)), config.micro_batch_size
     batches = target_nats(model, windows, every, size, device, pick_dtype(config.dtype, device))
     for indices, (targets, nats) in zip(np.split(every, every[size::size]), batches, strict=True):

@@ -33,6 +33,7 @@ from evaluation import task_files
 from evaluation.likelihood import log_likelihoods
 from evaluation.scores import Kind, Metric, Scores
 from model import GPT
+from runtime.hardware import move
 
 # Our names, and lm_eval's where they differ. Other names are lm_eval's own; to find one takes it ten seconds.
 NAMES = {"blimp": "blimp", "lambada": "lambada_openai", "hellaswag": "hellaswag", "wikitext": "wikitext"}
@@ -95,7 +96,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # lm_eval has no types
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """The likeliest text after each context, up to a stop text, end-of-text, or the task's number of tokens."""
-        self.model.to(self._device)
+        move(self.model, self._device)
         return [self._generate(*request.args) for request in requests]
 
     def _generate(self, context: str, settings: dict[str, Any]) -> str:

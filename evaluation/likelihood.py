@@ -6,6 +6,7 @@ import torch
 
 import decoding
 from model import GPT
+from runtime.hardware import move
 
 Ids = Sequence[int]
 
@@ -48,7 +49,8 @@ def log_likelihoods(
     size = model.config.block_size
     found = [(index, *window) for index, pair in enumerate(pairs) for window in windows(*pair, size)]
     found.sort(key=lambda one: len(one[1]), reverse=True)  # the longest first: what does not fit in memory shows at once
-    model = decoding.frozen(model.to(device))
+    move(model, device)
+    model = decoding.frozen(model)
     sums, likeliest = [0.0] * len(pairs), [True] * len(pairs)
     with tqdm(total=len(found), desc="scoring", unit="window", disable=None, leave=False) as bar:
         first = 0

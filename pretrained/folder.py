@@ -18,6 +18,7 @@ import math
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -144,6 +145,24 @@ def write(directory: Path, config: GPTConfig, state: dict[str, Tensor]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory / "model.safetensors", with_biases(state, config))
     write_json(directory / "config.json", gpt2_fields(config) | own_fields(config))
+
+
+def standard(config: GPTConfig, state: dict[str, Tensor]) -> tuple[GPTConfig, dict[str, Tensor]]:
+    """The config without muP, and its `gpt2_state_dict`: the same function, with muP's two factors in the weights.
+
+    1/`width_ratio` of the logits goes into the last norm, and what the scale of attention is beside 1/sqrt(D) into the
+    queries. Trained further, it is a standard model.
+    """
+    if not config.mup_base_width:
+        return config, state
+    plain, state = replace(config, mup_base_width=0, mup_base_heads=0), dict(state)
+    for name in state:
+        if name.startswith("transformer.ln_f."):
+            state[name] = state[name] / config.width_ratio
+        elif ".attn.c_attn." in name:
+            state[name] = state[name].clone()
+            state[name][..., : config.n_embd] *= config.attention_scale / plain.attention_scale
+    return plain, state
 
 
 def gpt2_fields(config: GPTConfig) -> dict[str, Any]:

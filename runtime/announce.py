@@ -1,11 +1,13 @@
 """What a run is about to do, said before anything that takes long: reading all tokens, drawing weights, compiling."""
 
+from collections import Counter
 from pathlib import Path
 
 import torch
 
-from config.schema import Config
-from model import count_flops_per_token, count_parameters
+import activations
+from activations import registry
+from config.schema import Config, GPTConfig
 from runtime import checkpoint, distributed, memory
 from runtime.dataset import Dataset
 from runtime.distributed import Processes
@@ -19,7 +21,7 @@ def plan(config: Config, dataset: Dataset, processes: Processes, dtype: torch.dt
     """
     gpt = config.gpt(config.vocab_size)
     all_parameters, of_activations = count_parameters(gpt)
-    flops = count_flops_per_token(gpt, all_parameters)
+    flops = gpt.flops_per_token(all_parameters)
     tokens = config.max_steps * config.tokens_per_step
     needed = memory.estimate(config, processes.device, dtype, processes.world_size).total
     there = memory.share_of(processes.device, distributed.processes_here())
@@ -41,6 +43,20 @@ def plan(config: Config, dataset: Dataset, processes: Processes, dtype: torch.dt
         f"run     {config.out_dir}{f', from step {checkpoint.step_of(origin):,}' if origin else ''}{compiling}",
     ]
     return [line for line in lines if not (config.eval_only and line.startswith(("work", "run")))]
+
+
+def count_parameters(config: GPTConfig) -> tuple[int, int]:
+    """(`GPT(config).num_parameters()`, those of its activations), without making the model."""
+    width, norms = config.n_embd, 2 * config.n_layer + 1
+    of_mlp = config.mlp_width * (2 if config.mlp == "gated" else 1)
+    biases = config.n_layer * (5 * width + of_mlp) if config.bias else 0  # c_attn 3, the two c_proj 1 each
+    of_layers = Counter(registry.of_layer(config.activation, layer, config.n_layer) for layer in range(config.n_layer))
+    of_activations = 0
+    for spec, count in of_layers.items():
+        once = sum(p.numel() for p in activations.build(spec, config.mlp_width).parameters())
+        of_activations += once if registry.options(spec).get("per") == "model" else count * once
+    norm_parameters = norms * width * (2 if config.bias else 1)
+    return config.matrix_parameters + norm_parameters + biases + of_activations, of_activations
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "runtime": {"activations", "config", "data", "model"},
     "train": {"activations", "config", "data", "model", "runtime"},
     "evaluation": {"activations", "config", "data", "decoding", "model", "pretrained", "runtime"},
-    "sample": {"activations", "config", "data", "evaluation", "model", "runtime"},
+    "sample": {"activations", "config", "data", "decoding", "evaluation", "model", "runtime"},
     "export": {"activations", "config", "data", "model", "pretrained", "runtime"},
     "comparison": {"activations", "config", "data", "evaluation", "model", "runtime", "train"},
     "compare": {"activations", "comparison", "config", "data", "evaluation", "model", "runtime", "train"},

@@ -18,7 +18,8 @@ import activations
 import decoding
 from config import arm
 from config.schema import GPTConfig
-from model import GPT, MLP, CausalSelfAttention, count_parameters, initial_std, sample
+from model import GPT, MLP, CausalSelfAttention, initial_std
+from runtime.announce import count_parameters
 from runtime.hardware import why_not_compile
 
 CONFIG = GPTConfig(n_layer=3, n_head=4, n_embd=64, block_size=48, vocab_size=300)
@@ -377,7 +378,7 @@ def test_compiled_decoding_changes_no_token() -> None:
     gpt = make()
     prompt = IDS[:1, :30]
     plain = gpt.generate(prompt, 40, temperature=0.0)  # past block_size too
-    gpt.compile_decoding()
+    decoding.compile_products(gpt)
     with torch.inference_mode():
         assert torch.allclose(gpt(IDS[:1, :1]), make()(IDS[:1, :1]), atol=1e-5)
     assert torch.equal(gpt.generate(prompt, 40, temperature=0.0), plain)
@@ -394,7 +395,7 @@ def test_every_product_of_a_single_row_is_the_decoding_one_in_copies_too(mlp: st
     monkeypatch.setattr(decoding, "compiled_matvec", lambda: matvec)
     gpt = make(activation="hermite:degree=3", mlp=mlp)
     plain = gpt.generate(IDS[:1, :30], 40, temperature=0.0)
-    gpt.compile_decoding()
+    decoding.compile_products(gpt)
     twin = copy.deepcopy(gpt)
     with torch.no_grad():
         twin.transformer.wte.weight.zero_()
@@ -419,7 +420,7 @@ def test_temperature_zero_takes_the_likeliest() -> None:
 def test_sampling_keeps_to_top_k_and_top_p(seed: int, top_k: int, top_p: float, temperature: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(4, 12, generator=generator)
-    chosen = sample(logits, temperature, top_k, top_p, generator)
+    chosen = decoding.sample(logits, temperature, top_k, top_p, generator)
     probabilities = (logits / temperature).softmax(-1)
     for row, token in zip(probabilities, chosen, strict=True):
         likelier = row[row > row[token]]
@@ -430,9 +431,9 @@ def test_sampling_keeps_to_top_k_and_top_p(seed: int, top_k: int, top_p: float, 
 
 def test_sampling_follows_the_probabilities() -> None:
     logits = torch.tensor([0.5, 0.2, 0.2, 0.1]).log().expand(40_000, -1)
-    counts = sample(logits, 1.0, 0, 1.0, torch.Generator().manual_seed(0)).bincount(minlength=4) / 40_000
+    counts = decoding.sample(logits, 1.0, 0, 1.0, torch.Generator().manual_seed(0)).bincount(minlength=4) / 40_000
     assert torch.allclose(counts, torch.tensor([0.5, 0.2, 0.2, 0.1]), atol=0.01)
-    only = sample(logits, 1.0, 0, 0.69, torch.Generator().manual_seed(0)).unique()
+    only = decoding.sample(logits, 1.0, 0, 0.69, torch.Generator().manual_seed(0)).unique()
     assert only.numel() == 2  # 0.5, and one of the two of 0.2 that brings the sum to 0.7
 
 

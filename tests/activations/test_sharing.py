@@ -11,7 +11,8 @@ from torch import nn
 import activations
 from activations import telemetry
 from config.schema import GPTConfig
-from model import GPT, count_parameters
+from model import GPT
+from runtime.announce import count_parameters
 
 IDS = torch.randint(0, 257, (2, 8), generator=torch.Generator().manual_seed(0))
 EVERY = ["hermite:per=model", "rational:per=model", "tpgu:per=model", "fourier:per=model,learnable=false"]

@@ -12,7 +12,7 @@ import activations
 import train
 from config.schema import Config, GPTConfig
 from data.shards import Tokens
-from model import GPT, count_flops_per_token, count_parameters
+from model import GPT
 from runtime import announce, journal, log
 from tests.runs import ROOT, arguments, train_here
 
@@ -24,8 +24,8 @@ def test_parameters_and_operations_are_counted_without_the_model(activation: str
     gpt = GPT(config)
     coefficients = activations.tensor_names(gpt)
     own = sum(p.numel() for name, p in gpt.named_parameters() if name in coefficients)
-    assert count_parameters(config) == (gpt.num_parameters(), own)
-    assert count_flops_per_token(config, gpt.num_parameters()) == gpt.flops_per_token()
+    assert announce.count_parameters(config) == (gpt.num_parameters(), own)
+    assert config.flops_per_token(gpt.num_parameters()) == gpt.flops_per_token()
 
 
 def test_a_run_says_what_it_will_do_before_it_reads_its_tokens(
