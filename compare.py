@@ -26,10 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from activations import plot, registry
-from comparison import coordinates, depth, launch, record, report, results, run, scaling, scaling_report
+from comparison import launch, record, report, results, run
 from comparison.document import Table, markdown
 from comparison.plan import Job, Sweep, learning_rates, plan, short, step_counts, varied_fields
 from comparison.plots import Image
+from comparison.scaling import report as scaling_report
+from comparison.scaling import study
+from comparison.untrained import coordinates, depth
 from config.command_line import Once, Parser, load_preset, overrides, whole
 from config.schema import field_types
 from data import files
@@ -266,7 +269,7 @@ def write_scaling(options: argparse.Namespace) -> int:
     """`scaling DIR...`"""
     if not 0 <= options.draws <= 100_000:
         raise ValueError(f"--draws {options.draws} is no number of draws; allowed are 0 to 100000")
-    found, runs = scaling.study(options.folders, options.baseline, (options.parameters, options.tokens), options.draws)
+    found, runs = study.study(options.folders, options.baseline, (options.parameters, options.tokens), options.draws)
     check_writable(options.out_dir)
     scaling_report.write(options.out_dir, found, runs, shlex.join(["python", "compare.py", *options.argv]))
     print((options.out_dir / "scaling.md").read_text(encoding="utf-8").split("\n![")[0])
@@ -328,14 +331,14 @@ def measure_depth(options: argparse.Namespace) -> int:
 
 def check_coordinates(options: argparse.Namespace) -> int:
     """`coordinates CONFIG.py`: how a few steps move activations, over widths."""
-    given = overrides(options.fields)
-    if chosen := sorted({"n_embd", "mup_base_width"} & given.keys()):
+    fields = overrides(options.fields)
+    if chosen := sorted({"n_embd", "mup_base_width"} & fields.keys()):
         raise ValueError(f"--{chosen[0]} is chosen here: give --widths, of which the least is muP's base")
     widths = sorted(set(options.widths or [64, 128, 256, 512]))
     if len(widths) < 2 or not 1 <= options.steps <= 100 or not 1 <= options.seeds <= 100:
-        told = f"--widths {' '.join(map(str, widths))} --steps {options.steps} --seeds {options.seeds}"
-        raise ValueError(f"{told}: allowed are at least two widths, 1 to 100 steps and 1 to 100 seeds")
-    config = replace(load_preset(options.preset), **given)
+        given = f"--widths {' '.join(map(str, widths))} --steps {options.steps} --seeds {options.seeds}"
+        raise ValueError(f"{given}: allowed are at least two widths, 1 to 100 steps and 1 to 100 seeds")
+    config = replace(load_preset(options.preset), **fields)
     check_writable(options.out_dir)
     rows = coordinates.measure(config, widths, options.steps, options.seeds)
     show(options, "coordinates", rows, coordinates.picture(rows), coordinates.table(rows))
@@ -345,7 +348,7 @@ def check_coordinates(options: argparse.Namespace) -> int:
 def show(options: argparse.Namespace, name: str, rows: list[dict[str, Any]], picture: Image, table: Table) -> None:
     """What was measured: NAME.json, .png and .svg in out_dir, and the table on stdout."""
     command = shlex.join(["python", "compare.py", *options.argv])
-    files.write_json(options.out_dir / f"{name}.json", {"command": command, "rows": rows})
+    files.write_json(options.out_dir / f"{name}.json", {"command": command, "rows": rows}, by_line="rows")
     files.write_bytes(options.out_dir / f"{name}.png", picture.png)
     files.write_bytes(options.out_dir / f"{name}.svg", picture.svg)
     print(markdown([table]), end="")

@@ -84,8 +84,8 @@ def encode(gpt: GPT, words: Tokenizer, prompt: str) -> torch.Tensor:
     """Ids of a prompt, int64 (T,). An empty one begins as a document does: after an end-of-text."""
     ids = words.encode_prompt(prompt)
     if ids.size > gpt.config.block_size:
-        told = f"a prompt has {ids.size} tokens; the model sees the last {gpt.config.block_size}"
-        print(f"sample.py: {told}", file=sys.stderr)
+        notice = f"a prompt has {ids.size} tokens; the model sees the last {gpt.config.block_size}"
+        print(f"sample.py: {notice}", file=sys.stderr)
     return torch.from_numpy(ids.astype("int64")) if ids.size else torch.tensor([words.eot])
 
 
@@ -93,8 +93,8 @@ def check_memory(gpt: GPT, num_samples: int, device: torch.device, dtype: torch.
     """Raises ValueError where the samples' keys and values do not fit."""
     needed, there = memory.cache_bytes(gpt.config, num_samples, dtype), memory.total_bytes(device)
     if needed > there:
-        told = f"--num_samples {num_samples} takes {needed:,} bytes of keys and values, {device} has {there:,}"
-        raise ValueError(f"{told}; type --num_samples {there // (2 * (needed // num_samples))}")
+        problem = f"--num_samples {num_samples} takes {needed:,} bytes of keys and values, {device} has {there:,}"
+        raise ValueError(f"{problem}; type --num_samples {there // (2 * (needed // num_samples))}")
 
 
 def write(gpt: GPT, words: Tokenizer, prompt: str, context: torch.Tensor, options: argparse.Namespace) -> None:
@@ -185,8 +185,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--prompt_file", default=None, metavar="FILE", help="file with a prompt on each line")
     add("--stop", action="append", default=[], metavar="TEXT", help="end a sample before this text; may be given several times")
     add("--ignore_eos", action="store_true", help="go on past end-of-text")
-    told = "past block_size: sliding is exact, halves keeps the last half when the context is full, and is many times as fast"
-    add("--window", choices=["sliding", "halves"], default="sliding", help=told)
+    window = "past block_size: sliding is exact, halves keeps the last half when the context is full, and is many times as fast"
+    add("--window", choices=["sliding", "halves"], default="sliding", help=window)
     add("--max_new_tokens", type=int, default=500, metavar="N", help="tokens to write (default 500)")
     add("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token (default 0.8)")
     add("--top_k", type=int, default=200, metavar="K", help="keep the K likeliest tokens; 0 keeps all (default 200)")
@@ -235,8 +235,8 @@ def _prompts(options: argparse.Namespace) -> list[str]:
     if sys.stdin is None or sys.stdin.isatty():
         return [""]
     if _is_silent(sys.stdin.buffer):
-        told = f"standard input said nothing for {SILENCE_S:g} s: no prompt; to give one, type --prompt TEXT"
-        print(f"sample.py: {told}", file=sys.stderr)
+        notice = f"standard input said nothing for {SILENCE_S:g} s: no prompt; to give one, type --prompt TEXT"
+        print(f"sample.py: {notice}", file=sys.stderr)
         return [""]
     return [sys.stdin.buffer.read().decode("utf-8", errors="replace")]
 

@@ -203,8 +203,8 @@ def evaluate_only(run: Run) -> int:
             say(f"{stop}: stopped in the evaluation; nothing was written.")
             return stop.exit_code
     if run.processes.is_main:
-        told = {"val_targets": result.num_targets, "data_hash": run.progress.data_hash}
-        print(json.dumps({"step": run.progress.step} | result.row() | told), flush=True)
+        data = {"val_targets": result.num_targets, "data_hash": run.progress.data_hash}
+        print(json.dumps({"step": run.progress.step} | result.row() | data), flush=True)
     return 0
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comparison import plots
+from comparison.statistics import Interval, percent
 from data.files import write_bytes, write_text
 
+UNKNOWN = "–"  # in the place of a number
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "&%$#_{}"}
     | {"–": "--", "−": "$-$", "Δ": r"$\Delta$", "±": r"$\pm$", "<": "$<$", ">": "$>$", "~": r"\textasciitilde{}"}
@@ -162,6 +164,13 @@ pre {{ overflow-x: auto; background: #f5f5f5; padding: .8rem; font-size: 12px }}
 {body}
 </body></html>
 """
+
+
+def change(difference: float, interval: Interval | None, digits: int = 1) -> str:
+    """A difference in nats as a change of perplexity, with the limits of its interval where there are any."""
+    if not interval or interval.low is None or interval.high is None:
+        return f"{percent(difference):+.2f} %"
+    return f"{percent(difference):+.2f} % ({percent(interval.low):+.{digits}f} to {percent(interval.high):+.{digits}f})"
 
 
 def write(folder: Path, name: str, blocks: Sequence["Block"]) -> None:

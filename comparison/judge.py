@@ -1,8 +1,4 @@
-"""From records to verdicts: arms, their paired differences, and what the intervals of these allow one to say.
-
-Statistics come first, and know nothing of runs: arrays in, numbers out. A difference is `arm - reference`, so that a negative
-one means a lower loss. Where an interval cannot be had (one seed, one document) the answer is None, never a guess.
-"""
+"""From records to verdicts: arms, their paired differences, and what the intervals of these allow one to say."""
 
 import math
 from collections import Counter
@@ -11,142 +7,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from comparison.plan import Settings, label, short
 from comparison.record import Record
 from comparison.results import Results, check_comparable, provenance_notes
+from comparison.statistics import Interval, crossed, holm, paired_t, perplexity, reached, spread
 from config.arm import check, family
+from evaluation.scores import Metric, Scores
 
 Values = tuple[Any, ...]  # of the varied fields, in the order of Settings.varied
-CONFIDENCE = 0.95
-_OVERFLOWS = 700.0  # nats; exp of more is infinite in float64
 SIGNIFICANCE = 0.05
 FEW_DOCUMENTS, LARGE_SHARE = 20, 0.2  # fewer documents, or one with a larger share of the targets, carry no interval
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean, its two-sided confidence limits at `CONFIDENCE`, and the two-sided p-value of a mean of zero.
-
-    `low`, `high` and `p` are None where they are not defined: one pair has a difference and no spread.
-    """
-
-    mean: float
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-
-    @property
-    def holds_zero(self) -> bool | None:
-        """Whether zero lies within the limits (limits included); None without limits."""
-        return None if self.low is None or self.high is None else self.low <= 0.0 <= self.high
-
-
-def paired_t(arm: ArrayLike, reference: ArrayLike) -> Interval:
-    """Student's paired t interval of `mean(arm - reference)` over n seeds: mean +- t(n-1) * sd / sqrt(n).
-
-    arm, reference: (n,), element i of both from the same seed. Equal differences have no spread: the limits coincide,
-    and p is 1 where they are zero and 0 elsewhere, the limits of the t test. Raises ValueError on unequal lengths or none.
-    """
-    differences = np.subtract(*_paired(arm, reference))
-    mean = float(differences.mean())
-    if len(differences) == 1:
-        return Interval(mean)
-    # Differences of floats that agree to the last bits have no spread that a t test could use.
-    if float(np.ptp(differences)) <= 8 * np.finfo(np.float64).eps * max(1.0, abs(mean)):
-        return Interval(mean, mean, mean, 1.0 if mean == 0.0 else 0.0)
-    from scipy import stats  # where it is missing, a machine can still make the runs
-
-    test = stats.ttest_1samp(differences, 0.0)
-    limits = test.confidence_interval(CONFIDENCE)
-    return Interval(mean, float(limits.low), float(limits.high), float(test.pvalue))
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p-values adjusted for their number (Holm 1979, step-down); the family-wise error rate holds under any dependence.
-
-    Sorted ascending, p_(i) becomes max over j <= i of min(1, (m - j + 1) p_(j)). None stays None and is not counted.
-    """
-    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    largest = 0.0
-    for rank, (p, i) in enumerate(known):
-        largest = max(largest, min(1.0, (len(known) - rank) * p))
-        adjusted[i] = largest
-    return adjusted
-
-
-def crossed(differences: ArrayLike, targets: ArrayLike) -> Interval:
-    """Interval of the difference in loss, nats per target, that covers other documents and, from two seeds on, other seeds.
-
-    differences: (S, N), nats of the arm less nats of the reference, each summed over a document; row s is of seed s.
-    targets: (N,), how many targets each document has. The estimate is sum(differences) / (S sum(targets)), the mean over seeds
-    of the difference in loss. Its variance is that of two-way clustering (Cameron, Gelbach & Miller 2011, JBES 29(2), 2.3):
-    V_seeds + V_documents - V_both, from the residuals e_sd = (d_sd - estimate t_d) / (S sum(t)), each term with g / (g - 1)
-    for its g clusters; never below the larger of the first two. Limits: estimate +- t(min(S, N) - 1) sqrt(V). So it holds
-    its estimate, and `paired_t` of the same seeds wherever S <= N. With one seed it is V_documents alone, with t(N - 1): the
-    ratio estimator of sampling theory. No p-value. One document: no limits. Raises ValueError on shapes that do not fit.
-    """
-    values, counts = np.asarray(differences, dtype=np.float64), np.asarray(targets, dtype=np.float64)
-    if values.ndim != 2 or not values.size or counts.shape != values.shape[1:] or counts.min() < 0 or counts.sum() == 0:
-        raise ValueError(f"targets of shape {counts.shape} do not count the targets of documents of shape {values.shape}")
-    values, counts = values[:, counts > 0], counts[counts > 0]
-    seeds, documents = values.shape
-    mean = float(values.sum() / (seeds * counts.sum()))
-    if documents < 2:
-        return Interval(mean)
-    residuals = (values - mean * counts) / (seeds * counts.sum())
-    variance = _between(residuals.sum(axis=0))
-    if seeds > 1:
-        over_seeds = _between(residuals.sum(axis=1))
-        variance = max(over_seeds, variance, over_seeds + variance - _between(residuals.ravel()))
-    from scipy import stats
-
-    clusters = min(seeds, documents) if seeds > 1 else documents
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, clusters - 1)) * math.sqrt(variance)
-    return Interval(mean, mean - half, mean + half)
-
-
-def _between(sums: NDArray[np.float64]) -> float:
-    """The variance of the total of g independent clusters' residual sums: g / (g - 1) times the sum of their squares."""
-    return len(sums) / (len(sums) - 1) * float((sums**2).sum())
-
-
-def reached(x: ArrayLike, losses: ArrayLike, goal: float) -> float | None:
-    """The first x (tokens, seconds) at which a loss curve is at or below `goal`, linear between points; None if never."""
-    at, loss = _paired(x, losses)
-    below = np.flatnonzero(loss <= goal)
-    if not len(below):
-        return None
-    i = int(below[0])
-    if i == 0:
-        return float(at[0])
-    share = (loss[i - 1] - goal) / (loss[i - 1] - loss[i])
-    return float(at[i - 1] + share * (at[i] - at[i - 1]))
-
-
-def spread(values: ArrayLike) -> float | None:
-    """Sample standard deviation (n - 1); None for one value."""
-    array = np.asarray(values, dtype=np.float64)
-    return float(array.std(ddof=1)) if len(array) > 1 else None
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss); infinite where that overflows, as a diverged run's does."""
-    return math.exp(loss) if loss < _OVERFLOWS else math.inf
-
-
-def percent(difference: float) -> float:
-    """A difference in loss (nats) as a change of perplexity in percent: 100 (exp(d) - 1); infinite where that overflows."""
-    return 100.0 * math.expm1(difference) if difference < _OVERFLOWS else math.inf
-
-
-def _paired(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.ndim != 1 or first.shape != second.shape or not len(first):
-        raise ValueError(f"pairs need two equally long rows of numbers, not shapes {first.shape} and {second.shape}")
-    return first, second
+_LEFT_OUT = ("byte_perplexity",)  # of tasks: bits_per_byte says the same
 
 
 @dataclass(frozen=True)
@@ -155,6 +27,10 @@ class Arm:
 
     label: str
     values: Values
+    length: int | None
+    """Its number of steps, where lengths are compared each apart."""
+    curve: str
+    """The label without its length."""
     records: tuple[Record, ...]
     losses: tuple[float, ...]
     bits_per_byte: float | None
@@ -243,9 +119,14 @@ def _arm(spec: str, values: Values, records: list[Record], settings: Settings) -
     records = sorted((record for record in records if record.config["learning_rate"] == rate), key=lambda record: record.seed)
     pairs = [record.part("reports") if settings.rates else (record.val_loss, record.bits_per_byte) for record in records]
     bits = [bits for _, bits in pairs]
+    varied = dict(zip(settings.varied, values, strict=True))
+    name = label(spec, varied)
+    length = int(varied.pop("max_steps")) if settings.lengths else None
     return Arm(
-        label=label(spec, dict(zip(settings.varied, values, strict=True))),
+        label=name,
         values=values,
+        length=length,
+        curve=label(spec, varied),
         records=tuple(records),
         losses=tuple(loss for loss, _ in pairs),
         bits_per_byte=None if None in bits else float(np.mean([b for b in bits if b is not None])),
@@ -276,9 +157,14 @@ class Contrast:
     seeds_reached: int
 
     @property
+    def shown(self) -> Interval | None:
+        """The interval over seeds, or over documents where there is one seed."""
+        return self.interval if self.interval.low is not None else self.documents
+
+    @property
     def verdict(self) -> str:
         """What the interval allows one to say."""
-        interval, over = (self.interval, "") if self.interval.holds_zero is not None else (self.documents, ", one seed")
+        interval, over = self.shown, "" if self.shown is self.interval else ", one seed"
         if interval is None or interval.holds_zero is None:
             return "one seed: nothing can be said"
         if interval.holds_zero:
@@ -304,6 +190,34 @@ class Summary:
         """The one against the baseline activation."""
         return next((c for c in self.contrasts if c.arm == arm.label and c.about == "activation"), None)
 
+    def reference(self, arm: Arm) -> Arm | None:
+        """The arm that it is compared with: the baseline's, else the first of its family or of its values."""
+        contrast = self.contrast(arm) or next((c for c in self.contrasts if c.arm == arm.label), None)
+        return next((other for other in self.arms if contrast and other.label == contrast.reference), None)
+
+    @property
+    def lengths(self) -> list[int]:
+        """All numbers of steps, shortest first, where lengths are compared each apart."""
+        return sorted({arm.length for arm in self.arms if arm.length is not None})
+
+    def at(self, length: int) -> "Summary":
+        """The summary of the runs of one length."""
+        arms = tuple(arm for arm in self.arms if arm.length == length)
+        labels = {arm.label for arm in arms}
+        return replace(self, arms=arms, contrasts=tuple(c for c in self.contrasts if c.arm in labels))
+
+    def curves(self) -> dict[str, list[Arm]]:
+        """What an arm is called without its length -> its arms, shortest first; the baseline first, then by the last effect."""
+        found: dict[str, list[Arm]] = {}
+        for arm in sorted(self.arms, key=lambda arm: (arm.activation != self.baseline, -(arm.length or 0), self.effect(arm))):
+            found.setdefault(arm.curve, []).insert(0, arm)
+        return found
+
+    def effect(self, arm: Arm) -> float:
+        """The difference to the baseline; the loss of what is compared with none."""
+        contrast = self.contrast(arm)
+        return contrast.interval.mean if contrast else arm.loss
+
 
 def summarise(results: Results) -> Summary:
     """Check that the runs may be compared, choose learning rates, pair by seed, correct for the number of comparisons.
@@ -320,13 +234,8 @@ def summarise(results: Results) -> Summary:
         if set(arm.seeds) & set(reference.seeds)
     ]
     notes = tuple(_notes(results, arms, baseline))
-    lengths = {arm.label: length_of(arm, settings) for arm in arms}
+    lengths = {arm.label: arm.length for arm in arms}
     return _by_effect(Summary(tuple(arms), _corrected(contrasts, lengths), baseline, notes))
-
-
-def length_of(arm: Arm, settings: Settings) -> int | None:
-    """The number of steps of an arm, where lengths are compared each apart."""
-    return int(arm.values[settings.varied.index("max_steps")]) if settings.lengths else None
 
 
 def _by_effect(summary: Summary) -> Summary:
@@ -335,9 +244,7 @@ def _by_effect(summary: Summary) -> Summary:
     questions = list(dict.fromkeys((contrast.about, contrast.reference) for contrast in summary.contrasts))
 
     def place(arm: Arm) -> tuple[int, bool, bool, float]:
-        contrast = summary.contrast(arm)
-        effect = contrast.interval.mean if contrast else arm.loss
-        return values.index(arm.values), arm.activation != summary.baseline, contrast is None, effect
+        return values.index(arm.values), arm.activation != summary.baseline, not summary.contrast(arm), summary.effect(arm)
 
     return replace(
         summary,
@@ -356,7 +263,8 @@ def to_json(summary: Summary) -> dict[str, Any]:
         for arm in summary.arms
     ]  # fmt: skip
     contrasts = [asdict(contrast) | {"verdict": contrast.verdict} for contrast in summary.contrasts]
-    return {"baseline": summary.baseline, "arms": arms, "contrasts": contrasts, "notes": summary.notes}
+    scored = [asdict(result) | {"verdict": result.verdict} for result in task_results(summary)]
+    return {"baseline": summary.baseline, "arms": arms, "contrasts": contrasts, "notes": summary.notes, "tasks": scored}
 
 
 def _baseline(settings: Settings, arms: list[Arm]) -> str:
@@ -386,7 +294,7 @@ def _pairs(arms: list[Arm], baseline: str, settings: Settings) -> list[tuple[Arm
             pairs.append((arm, reference, arm.family))
     firsts_of_values: dict[tuple[str, int | None], Arm] = {}
     for arm in arms:
-        reference = firsts_of_values.setdefault((arm.activation, length_of(arm, settings)), arm)
+        reference = firsts_of_values.setdefault((arm.activation, arm.length), arm)
         if reference is not arm:
             pairs.append((arm, reference, varied))
     return pairs
@@ -496,3 +404,84 @@ def documents_of(record: Record) -> tuple[int, float]:
     """How many validation documents a record has, and the largest one's share of the targets."""
     targets = record.documents["targets"]
     return len(targets), max(targets) / sum(targets)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """An arm in one metric of a task."""
+
+    task: str
+    metric: str
+    arm: str
+    value: float
+    """Mean over seeds; of perplexities the geometric mean."""
+    kind: str
+    seeds: int
+    items: int
+    is_baseline: bool
+    difference: Interval | None
+    """To the reference arm, paired by item and seed: of scores (mean), of nats (perplexity), of bits (bits). Of a mean above 0
+    is better, of the others below. None for the reference, or where no pair has the same items."""
+
+    @property
+    def verdict(self) -> str:
+        """What the interval allows one to say."""
+        if self.difference is None:
+            return "baseline" if self.is_baseline else "not compared"
+        if self.difference.holds_zero is None:
+            return "one item: nothing can be said"
+        if self.difference.holds_zero:
+            return "no difference shown"
+        return "better" if (self.difference.mean > 0) == (self.kind == "mean") else "worse"
+
+
+def task_results(summary: Summary) -> list[TaskResult]:
+    """Every arm in every metric whose items are kept, in the order of tasks, metrics and arms."""
+    named = [(name, metric) for arm in summary.arms for record in arm.records for name, of in record.tasks.items()
+             for metric, one in of.metrics.items() if one.kind and metric not in _LEFT_OUT]  # fmt: skip
+    return [
+        result
+        for name, metric in dict.fromkeys(named)
+        for arm in summary.arms
+        if (result := _task_result(summary, arm, name, metric))
+    ]
+
+
+def _task_result(summary: Summary, arm: Arm, task: str, metric: str) -> TaskResult | None:
+    having = {
+        seed: record.tasks[task] for seed, record in zip(arm.seeds, arm.records, strict=True) if _has(record, task, metric)
+    }
+    if not having:
+        return None
+    metrics = [of.metrics[metric] for of in having.values()]
+    kind = metrics[0].kind
+    values = np.array([one.value for one in metrics])
+    value = float(np.exp(np.log(values).mean())) if kind == "perplexity" else float(values.mean())
+    reference = summary.reference(arm)
+    pairs = _scored_alike(having, reference, task, metric) if reference else []
+    difference = _task_difference([(mine.metrics[metric], its.metrics[metric]) for mine, its in pairs]) if pairs else None
+    items, is_baseline = next(iter(having.values())).items, arm.activation == summary.baseline
+    return TaskResult(task, metric, arm.label, value, kind, len(having), items, is_baseline, difference)
+
+
+def _has(record: Record, task: str, metric: str) -> bool:
+    return task in record.tasks and bool(record.tasks[task].metrics.get(metric, Metric(0.0)).kind)
+
+
+def _scored_alike(having: dict[int, Scores], reference: Arm, task: str, metric: str) -> list[tuple[Scores, Scores]]:
+    """Scores of the same items at the same seed."""
+    others = {s: r.tasks[task] for s, r in zip(reference.seeds, reference.records, strict=True) if _has(r, task, metric)}
+    shared = [(mine, others[seed]) for seed, mine in having.items() if seed in others]
+    items = shared[0][0].items_sha256 if shared else ""
+    return [pair for pair in shared if all(one.is_of(items, pair[0].harness) for one in pair)]
+
+
+def _task_difference(pairs: Sequence[tuple[Metric, Metric]]) -> Interval:
+    """Over items and seeds, by the two-way clustering that documents and seeds have: `crossed`."""
+    first = pairs[0][0]
+    weights = np.array(first.weights or [1.0] * len(first.scores))
+    signed = 1.0 if first.kind == "mean" else -1.0  # nats are less where the log-probability is more
+    unit = 1 / math.log(2) if first.kind == "bits" else 1.0
+    scale = weights if first.kind == "mean" else np.ones(len(weights))
+    differences = [signed * unit * scale * np.subtract(mine.scores, its.scores) for mine, its in pairs]
+    return crossed(differences, weights)

@@ -358,9 +358,9 @@ def slurm_array(at_a_time: int, logs: Path, parameters: Mapping[str, Any], clust
                 submitted = [executor.submit(Task(job.arguments, log_of(logs, job))) for job in jobs]
         # What submitit makes of no sbatch, of one that refuses, and of parameters that it does not know.
         except (RuntimeError, NameError, AssertionError) as error:
-            told = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise ValueError(
-                f"the jobs cannot be submitted ({told}); put --slurm KEY=VALUE right, or use --launcher local"
+                f"the jobs cannot be submitted ({reason}); put --slurm KEY=VALUE right, or use --launcher local"
             ) from None
         waiting = dict(zip(jobs, submitted, strict=True))
         with StopSignals() as signals:

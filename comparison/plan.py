@@ -88,8 +88,8 @@ def short(spec: str) -> str:
     """An arm as people write it: degrees, and the options that are not at their defaults; swiglu for gated(silu)."""
     mlp, spec = arm.split(spec)
     if mlp != "plain":
-        told = short(spec)
-        return next((name for name, gate in arm.GATES.items() if gate == told), arm.join(mlp, told))
+        name = short(spec)
+        return next((gated for gated, gate in arm.GATES.items() if gate == name), arm.join(mlp, name))
     if len(parts := registry.stages(spec)) > 1:
         return registry.STAGE.join(map(short, parts))
     name, options = registry.parse(spec)
@@ -208,8 +208,8 @@ class Sweep:
         name = "-".join(part.replace("/", "_").replace(",", "-") for part in parts)
         fields = {**fields, "out_dir": str(self.out_dir / name)}
         arguments = [str(self.preset), *(word for name, value in fields.items() for word in (f"--{name}", str(value)))]
-        told = label(activation, {name: value for name, value in values.items() if name != "trunk"})
-        return Job(name, told, replace(self.base, **fields), tuple(arguments), trunk, is_trunk)
+        arm_label = label(activation, {name: value for name, value in values.items() if name != "trunk"})
+        return Job(name, arm_label, replace(self.base, **fields), tuple(arguments), trunk, is_trunk)
 
 
 def with_trunks(jobs: Sequence[Job]) -> list[Job]:

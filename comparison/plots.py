@@ -7,27 +7,30 @@ from light to dark along cividis, which is uniform for every kind of colour visi
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
 import activations
 from activations import plot, registry
-from comparison.judge import Arm, Contrast, Summary, percent, perplexity
+from comparison.judge import Arm, Contrast, Summary
 from comparison.plan import short
 from comparison.record import Record
+from comparison.statistics import percent, perplexity
 from config.arm import split
+from config.schema import field_types
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Table = dict[str, list[float]]  # column -> values, of one layer
 _CROWD = 12  # arms; more of them are drawn in a row of panels for each family
 _DENSE = 0.15  # of the highest density: within about two deviations of a normal law
 _LAYERS = 6  # at most so many columns of panels: first, last and evenly between
 _TICKS = (-50, -20, -10, -5, 0, 5, 10, 20, 50, 100, 200, 500)
-_AXIS = "change of validation perplexity, percent (negative is better)"
+_CHANGE = "change of validation perplexity, percent"
 OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2")  # without yellow: unreadable on white
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D")
@@ -155,8 +158,7 @@ def _draw_losses(summary: Summary, arms: Sequence[Arm], left: "Axes", right: "Ax
         curves = [np.array(record.evaluations["val_loss"]) for record in arm.records]
         if len({len(curve) for curve in curves}) == 1:
             _band(left, arm.records[0].tokens_curve(), np.array(curves), arm.label, style[arm.label])
-        contrast = summary.contrast(arm)
-        reference = next((other for other in summary.arms if contrast and other.label == contrast.reference), None)
+        contrast, reference = summary.contrast(arm), summary.reference(arm)
         if contrast and reference:
             pairs = [(_of_seed(arm, seed), _of_seed(reference, seed)) for seed in contrast.seeds]
             if all(a.training["step"] == b.training["step"] for a, b in pairs) and pairs[0][0].training["step"]:
@@ -232,14 +234,9 @@ def _rates(summary: Summary) -> Image | None:
 
 def _shapes(summary: Summary) -> Image | None:
     """The activation of each layer through training over the density of its inputs, one row an arm; dashed: GELU."""
-    shown = [(arm, next((r for r in arm.records if r.shapes), None)) for arm in summary.arms]
-    panels = [(arm, record) for arm, record in shown if record and any(len(table) > 2 for table in record.shapes.values())]
-    if not panels:
-        return None
     gelu = activations.build("gelu", 1)
 
-    def panel(axes: "Axes", arm: Arm, record: Record, layer: str) -> None:
-        table = record.shapes[layer]
+    def panel(axes: "Axes", table: Table) -> None:
         x = np.array(table["x"])
         # Runs before 2026-11-27 know of the inputs' law its deviation alone: x reaches three of them.
         density = np.array(table.get("density") or np.exp(-((3 * x / x.max()) ** 2) / 2))
@@ -254,35 +251,25 @@ def _shapes(summary: Summary) -> Image | None:
         axes.fill_between(x, low, low + density * (high - low), color="0.9", linewidth=0, zorder=0, label="inputs")
         axes.set_ylim(low, high)
 
-    return _grid(panels, lambda record: record.shapes, panel, "x", "F(x)")
+    return _grid(summary, "shapes", panel, "x", "F(x)")
 
 
 def _coefficients(summary: Summary) -> Image | None:
     """The coefficients of each layer through training, one row an arm; light is the first one, dark the last."""
-    shown = [(arm, next((r for r in arm.records if r.coefficients), None)) for arm in summary.arms]
-    panels = [(arm, record) for arm, record in shown if record]
-    if not panels:
-        return None
 
-    def panel(axes: "Axes", arm: Arm, record: Record, layer: str) -> None:
-        table = record.coefficients[layer]
+    def panel(axes: "Axes", table: Table) -> None:
         names = [name for name in table if name != "step"]
         for i, name in enumerate(names):
             colour = time_colour(i, len(names))
             axes.plot(table["step"], np.subtract(table[name], table[name][0]), color=colour, linewidth=1.2)
 
-    return _grid(panels, lambda record: record.coefficients, panel, "step", "change")
+    return _grid(summary, "coefficients", panel, "step", "change")
 
 
 def _gains(summary: Summary) -> Image | None:
     """Measured gains of each layer through training, one row an arm; 1 keeps the variance forward and backward."""
-    shown = [(arm, next((r for r in arm.records if r.gains), None)) for arm in summary.arms]
-    rows = [(arm, record) for arm, record in shown if record]
-    if not rows:
-        return None
 
-    def panel(axes: "Axes", arm: Arm, record: Record, layer: str) -> None:
-        table = record.gains[layer]
+    def panel(axes: "Axes", table: Table) -> None:
         for column, label, colour, line in (
             ("second_moment", "E[F²] / E[x²]", BETTER, "-"),
             ("slope", "E[F'²]", WORSE, "--"),
@@ -291,27 +278,37 @@ def _gains(summary: Summary) -> Image | None:
         axes.axhline(1, color="black", linewidth=0.8)
         axes.set_ylim(bottom=0)
 
-    return _grid(rows, lambda record: record.gains, panel, "step", "gain")
+    return _grid(summary, "gains", panel, "step", "gain")
 
 
 def _grid(
-    rows: Sequence[tuple[Arm, Record]],
-    tables: Callable[[Record], dict[str, Any]],
-    panel: Callable[["Axes", Arm, Record, str], None],
+    summary: Summary,
+    what: Literal["shapes", "coefficients", "gains"],
+    panel: Callable[["Axes", Table], None],
     xlabel: str,
     ylabel: str,
-) -> Image:
-    """Panels: one row an arm (its first measured seed), one column a layer. More than _ROWS arms fit on no page."""
-    rows = rows[:_ROWS]
-    layers = _some(sorted(tables(rows[0][1]), key=_layer_number))
+) -> Image | None:
+    """Panels of a record's tables: one row an arm (its first measured seed), one column a layer. None where nobody has any.
+
+    More than _ROWS arms fit on no page.
+    """
+    tables: dict[str, dict[str, Table]] = {}
+    for arm in summary.arms:
+        measured = next((found for record in arm.records if (found := getattr(record, what))), {})
+        if measured and (what != "shapes" or any(len(table) > 2 for table in measured.values())):  # x and one step are none
+            tables[arm.label] = measured
+    rows = dict(list(tables.items())[:_ROWS])
+    if not rows:
+        return None
+    layers = _some(sorted(next(iter(rows.values())), key=_layer_number))
 
     def draw(figure: "Figure") -> None:
         grid = figure.subplots(len(rows), len(layers), squeeze=False)
-        for (arm, record), line in zip(rows, grid, strict=True):
+        for (label, of_layer), line in zip(rows.items(), grid, strict=True):
             for layer, axes in zip(layers, line, strict=True):
-                if layer in tables(record):
-                    panel(axes, arm, record, layer)
-            line[0].set_ylabel(f"{wrapped(arm.label)}\n{ylabel}", fontsize=8)
+                if layer in of_layer:
+                    panel(axes, of_layer[layer])
+            line[0].set_ylabel(f"{wrapped(label)}\n{ylabel}", fontsize=8)
         for layer, axes in zip(layers, grid[0], strict=True):
             axes.set_title(f"layer {_layer_number(layer)}", fontsize=9)
         for axes in grid[-1]:
@@ -381,7 +378,7 @@ def forest(summary: Summary) -> Image | None:
         for tick, content in zip(axes.get_yticklabels(), rows, strict=True):
             tick.set_fontweight("bold" if isinstance(content, str) else "normal")
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlabel(_AXIS)
+        axes.set_xlabel(f"{_CHANGE} (negative is better)")
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
 
@@ -391,20 +388,13 @@ def forest(summary: Summary) -> Image | None:
 
 def _heading(contrast: Contrast) -> str:
     """What the rows of a block are compared with."""
-    if (
-        contrast.about == "activation"
-        or contrast.about in registry.names()
-        or contrast.about.startswith("gated(")
-        or registry.STAGE in contrast.about
-        or ".py:" in contrast.about
-    ):
-        return f"against {contrast.reference}"
-    return f"against the first {contrast.about}"
+    of_fields = contrast.about != "activation" and contrast.about.partition(",")[0] in field_types()
+    return f"against the first {contrast.about}" if of_fields else f"against {contrast.reference}"
 
 
 def _draw_interval(axes: "Axes", row: int, contrast: Contrast) -> None:
     over_seeds = contrast.interval.low is not None
-    interval = contrast.interval if over_seeds else contrast.documents or contrast.interval
+    interval = contrast.shown or contrast.interval
     certain = interval.holds_zero is False
     colour = UNCERTAIN if not certain else BETTER if interval.mean < 0 else WORSE
     seeds = [percent(difference) for difference in contrast.differences]
@@ -461,3 +451,47 @@ def _degree(arm: Arm) -> int | None:
     spec = split(arm.activation)[1]
     degree = None if len(registry.stages(spec)) > 1 else registry.parse(spec)[1].get("degree")
     return degree if isinstance(degree, int) else None
+
+
+def lengths(summary: Summary) -> Image:
+    """The difference to the baseline of the same length against tokens, an arm a line, on a logarithmic axis."""
+    curves = {name: arms for name, arms in summary.curves().items() if any(map(summary.contrast, arms))}
+    style = styles(curves)
+    first = next(iter(summary.arms)).records[0]
+    parameters = next((a.records[0] for a in summary.arms if a.activation == summary.baseline), first).parameters
+
+    def fill(figure: "Figure") -> None:
+        axes = figure.subplots()
+        for place, (name, arms) in enumerate(curves.items()):
+            points = [(arm, contrast) for arm in arms if (contrast := summary.contrast(arm))]
+            tokens = [arm.records[0].tokens_per_step * arm.records[0].config["max_steps"] for arm, _ in points]
+            marker = MARKERS[place // len(OKABE_ITO) % len(MARKERS)]
+            line(axes, tokens, [contrast for _, contrast in points], name, {**style[name], "marker": marker})
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set(xscale="log", xlabel="training tokens", ylabel=_CHANGE)
+        top = axes.secondary_xaxis("top", functions=(lambda t: np.divide(t, parameters), lambda r: np.multiply(r, parameters)))
+        top.set_xlabel("tokens a parameter")
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+
+    return picture(fill, 7.5, 4.6 + 0.2 * -(-len(curves) // 3))
+
+
+def line(axes: "Axes", x: Sequence[float], contrasts: Sequence[Contrast], name: str, style: dict[str, Any]) -> None:
+    """Differences in percent of perplexity with their intervals: a band over seeds, bars over documents."""
+    means = np.array([percent(contrast.interval.mean) for contrast in contrasts])
+    limits = [contrast.shown for contrast in contrasts]
+    low, high = (
+        np.array([percent(v) if i and (v := getattr(i, side)) is not None else np.nan for i in limits])
+        for side in ("low", "high")
+    )
+    axes.plot(x, means, label=name, linewidth=1.3, markersize=0, **{**style, "marker": None})
+    for at_x, mean, interval in zip(x, means, limits, strict=True):
+        filled = interval is not None and interval.holds_zero is False
+        face = style["color"] if filled else "white"
+        axes.plot(
+            [at_x], [mean], linestyle="", marker=style["marker"], color=style["color"], markersize=5, markerfacecolor=face
+        )
+    if len(contrasts) > 1 and all(contrast.interval.low is not None for contrast in contrasts):
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
+    else:
+        axes.errorbar(x, means, [means - low, high - means], fmt="none", ecolor=style["color"], linewidth=0.8)

@@ -253,10 +253,10 @@ def _completed(config: dict[str, Any]) -> dict[str, Any]:
 
 def _provenance(run: dict[str, Any]) -> dict[str, Any]:
     """Where a run comes from: run.json's first launch, and those that resumed it."""
-    told: dict[str, Any] = {name: run.get(name) for name in ("commit", "dirty", "hardware", "command")}
+    first: dict[str, Any] = {name: run.get(name) for name in ("commit", "dirty", "hardware", "command")}
     names = ("step", "commit", "dirty", "hardware")
     resumed = [{name: launch.get(name) for name in names} for launch in run.get("resumed") or []]
-    return told | ({"resumed": resumed} if resumed else {})
+    return first | ({"resumed": resumed} if resumed else {})
 
 
 def _evaluated(run: dict[str, Any]) -> dict[str, Any] | None:
@@ -275,8 +275,8 @@ def _with_rule(config: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
 def to_json(record: Record) -> dict[str, Any]:
     """The inverse of `from_json`. Losses keep seven digits, as float32 has them, shapes four; the configuration is exact."""
     digits = {"config": 17, "shapes": 4, "coefficients": 4}
-    rounded = {name: _rounded(value, digits.get(name, 7)) for name, value in asdict(replace(record, tasks={})).items()}
-    return rounded | {"tasks": {name: scores.to_json(task) for name, task in record.tasks.items()}}
+    short = {name: rounded(value, digits.get(name, 7)) for name, value in asdict(replace(record, tasks={})).items()}
+    return short | {"tasks": {name: scores.to_json(task) for name, task in record.tasks.items()}}
 
 
 def _thinned(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
@@ -326,12 +326,13 @@ def _median(values: Iterable[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _rounded(value: Any, digits: int) -> Any:
+def rounded(value: Any, digits: int) -> Any:
+    """The value with all floats in it at so many digits."""
     if isinstance(value, float):
         return float(f"{value:.{digits}g}")
     if isinstance(value, dict):
-        return {name: _rounded(item, digits) for name, item in value.items()}
-    return [_rounded(item, digits) for item in value] if isinstance(value, list | tuple) else value
+        return {name: rounded(item, digits) for name, item in value.items()}
+    return [rounded(item, digits) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _read_json(path: Path) -> dict[str, Any]:

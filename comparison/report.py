@@ -6,26 +6,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from comparison import document, lengths, plots, results, tasks
-from comparison.document import Block, Bullets, Code, Heading, Paragraph, Picture, Table
-from comparison.judge import Contrast, Interval, Summary, documents_of, percent, summarise, to_json
-from comparison.plan import Failure, short
+from comparison import document, plots, results
+from comparison.document import UNKNOWN, Block, Bullets, Code, Heading, Paragraph, Picture, Table
+from comparison.judge import Arm, Contrast, Summary, TaskResult, documents_of, summarise, task_results, to_json
+from comparison.plan import Failure, Settings, short
 from comparison.record import Record
 from comparison.results import Results
+from comparison.statistics import Interval, percent
+from data.files import write_json
 
-_UNKNOWN = "–"
 _PARAGRAPH = 2  # contrasts that get a sentence each; more of them are counted, and the best is named
 
 
 def write(folder: Path, found: Results) -> Summary:
     """Write results.json, report.md, report.html (self-contained), pictures and tables into `folder`; returns what they say.
 
+    summary.json has the verdicts and their numbers for machines.
+
     Raises ValueError where the runs may not be compared, before anything is written.
     """
     summary = summarise(found)
     blocks = compose(found, summary)
     document.write(folder, "report", blocks)
-    results.save(folder / results.FILE, found, to_json(summary) | {"tasks": tasks.to_json(summary)})
+    write_json(folder / "summary.json", to_json(summary))
+    results.save(folder / results.FILE, found)
     return summary
 
 
@@ -33,15 +37,15 @@ def compose(found: Results, summary: Summary) -> list[Block]:
     """What the report says, in order."""
     blocks: list[Block] = [Heading("Comparison of activations"), Paragraph(abstract(found, summary))]
     detailed = summary
-    if found.settings.lengths:
-        blocks += [*lengths.blocks(summary, found.settings), Heading("All results")]
-        detailed = lengths.longest(summary, found.settings)
+    if summary.lengths:
+        blocks += [*_against_length(summary, found.settings), Heading("All results")]
+        detailed = summary.at(summary.lengths[-1])
     pictures = plots.figures(detailed)
     blocks.append(_result_table(summary, found.settings.failures))
     if found.settings.rates:
         blocks.append(Paragraph(_rates_sentence(found)))
     blocks += [Heading("Differences"), _difference_table(summary), Paragraph(_METHOD)]
-    blocks += tasks.blocks(detailed)
+    blocks += _of_tasks(detailed)
     blocks += [Heading("Cost"), _cost_table(detailed), Paragraph(_COST_METHOD)]
     for name, (title, caption) in _CAPTIONS.items():
         if name in pictures:
@@ -62,7 +66,7 @@ def abstract(found: Results, summary: Summary) -> str:
     seeds = sorted({record.seed for record in found.records})
     steps = found.settings.lengths or (config["max_steps"],)
     tokens = " / ".join(f"{first.tokens_per_step * number:,}" for number in steps)
-    count = len(lengths.by_arm(summary, found.settings)) if found.settings.lengths else len(arms)
+    count = len(summary.curves())
     alike = ", within gated and within plain MLPs," if len({record.config["mlp"] for record in found.records}) > 1 else ""
     sentences = [
         f"We trained GPT-2 models ({config['n_layer']} layers, width {config['n_embd']}, context {config['block_size']}) on "
@@ -80,14 +84,14 @@ def abstract(found: Results, summary: Summary) -> str:
     sentences.append(f"{reference.label} reaches a validation perplexity of {reference.perplexity:.3f}{measured}.")
     if found.settings.lengths:
         return " ".join([*sentences, *_by_length(found, summary)])
-    told = [c for c in summary.contrasts if c.about == "activation"] or list(summary.contrasts)
-    if len(told) > _PARAGRAPH:
-        verdicts = Counter(contrast.verdict for contrast in told)
-        against = "each other" if len({contrast.reference for contrast in told}) > 1 else reference.label
+    chosen = [c for c in summary.contrasts if c.about == "activation"] or list(summary.contrasts)
+    if len(chosen) > _PARAGRAPH:
+        verdicts = Counter(contrast.verdict for contrast in chosen)
+        against = "each other" if len({contrast.reference for contrast in chosen}) > 1 else reference.label
         counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-        sentences.append(f"Of {len(told)} comparisons with {against}: {counts}.")
-        told = [min(told, key=lambda contrast: contrast.interval.mean)]
-    sentences += [_sentence(contrast) for contrast in told]
+        sentences.append(f"Of {len(chosen)} comparisons with {against}: {counts}.")
+        chosen = [min(chosen, key=lambda contrast: contrast.interval.mean)]
+    sentences += [_sentence(contrast) for contrast in chosen]
     if counts_about := Counter(contrast.about for contrast in summary.contrasts if contrast.p_holm is not None):
         numbers = ", ".join(f"{count} about {about}" for about, count in counts_about.items())
         sentences.append(f"p-values are Holm-corrected for the number of comparisons ({numbers}).")
@@ -98,7 +102,7 @@ def _by_length(found: Results, summary: Summary) -> list[str]:
     """How the verdicts are at the shortest and at the longest length."""
     sentences = []
     for number in dict.fromkeys((found.settings.lengths[0], found.settings.lengths[-1])):
-        there = [c for c in lengths.at(summary, found.settings, number).contrasts if c.about == "activation"]
+        there = [c for c in summary.at(number).contrasts if c.about == "activation"]
         counts = ", ".join(f"{count} {verdict}" for verdict, count in Counter(c.verdict for c in there).most_common())
         if there:
             best = _sentence(min(there, key=lambda contrast: contrast.interval.mean))
@@ -135,10 +139,10 @@ def _result_table(summary: Summary, failures: Sequence[Failure]) -> Table:
             f"{arm.rate:g}",
             f"{len(arm.seeds)}, {failed[arm.label]} failed" if failed[arm.label] else str(len(arm.seeds)),
         )
-        rows.append((arm.label, *(_contrast_cells(contrast) if contrast else (status, *[_UNKNOWN] * 3)), *cells))
+        rows.append((arm.label, *(_contrast_cells(contrast) if contrast else (status, *[UNKNOWN] * 3)), *cells))
     for label in [label for label in failed if label not in {arm.label for arm in summary.arms}]:
         reason = next(failure.reason for failure in failures if failure.arm == label)
-        rows.append((label, f"failed: {reason}", *[_UNKNOWN] * (len(header) - 3), f"0, {failed[label]} failed"))
+        rows.append((label, f"failed: {reason}", *[UNKNOWN] * (len(header) - 3), f"0, {failed[label]} failed"))
     return Table(header, tuple(rows), words=2, name="results")
 
 
@@ -180,26 +184,94 @@ def _cost_table(summary: Summary) -> Table:
                 f"{arm.records[0].activation_parameters:,}",
                 _number(arm.mean("tokens_per_second"), ",.0f"),
                 _number(arm.mean("ms_per_step"), ".1f"),
-                _UNKNOWN if memory is None else f"{memory / 2**20:,.0f} MiB",
+                UNKNOWN if memory is None else f"{memory / 2**20:,.0f} MiB",
                 *(
                     (
                         _reached(contrast, contrast.tokens_ratio),
                         _reached(contrast, contrast.seconds_ratio, unknown="not recorded"),
                     )
                     if contrast
-                    else (_UNKNOWN, _UNKNOWN)
+                    else (UNKNOWN, UNKNOWN)
                 ),
             )
         )
     return Table(header, tuple(rows), name="costs")
 
 
+def _against_length(summary: Summary, settings: Settings) -> list[Block]:
+    """What the verdict is at each length, and the curve."""
+    rate = "Each arm has its best learning rate at each length. " if settings.rates else ""
+    found: list[Block] = [Heading("Difference against length"), _length_table(summary), Paragraph(_LENGTH_METHOD.format(rate))]
+    if any(summary.contrast(arm) for arm in summary.arms):
+        found.append(Picture("lengths", plots.lengths(summary), _LENGTH_CAPTION))
+    return found
+
+
+def _length_table(summary: Summary) -> Table:
+    """A row an arm, a column a length: verdict, difference in perplexity and its interval."""
+    header = ["activation"]
+    for length in summary.lengths:
+        first = summary.at(length).arms[0].records[0]
+        tokens = length * first.tokens_per_step
+        header.append(f"{length:,} steps, {tokens / 1e6:.3g}M tokens, {tokens / first.parameters:.2g} a parameter")
+    rows = []
+    for name, arms in summary.curves().items():
+        cells = {arm.length: _length_cell(summary, arm) for arm in arms}
+        rows.append((name, *(cells.get(length, UNKNOWN) for length in summary.lengths)))
+    return Table(tuple(header), tuple(rows), words=len(header), name="lengths")
+
+
+def _length_cell(summary: Summary, arm: Arm) -> str:
+    contrast = summary.contrast(arm)
+    if not contrast:
+        return f"baseline, perplexity {arm.perplexity:.3f}" if arm.activation == summary.baseline else "not compared"
+    return f"{contrast.verdict}: {document.change(contrast.interval.mean, contrast.shown)}"
+
+
+def _of_tasks(summary: Summary) -> list[Block]:
+    """The section of tasks; empty where no run has scores."""
+    scored = task_results(summary)
+    if not scored:
+        return []
+    header = ("task", "activation", "verdict", "metric", "value", "Δ", "95 % over items and seeds", "items", "seeds")
+    rows = []
+    for result in scored:
+        change, limits = _task_change(result)
+        counts = (f"{result.items:,}", str(result.seeds))
+        rows.append((result.task, result.arm, result.verdict, result.metric, f"{result.value:.4f}", change, limits, *counts))
+    method = Paragraph(f"{_items_of(summary)} {_TASK_METHOD}")
+    return [Heading("Tasks"), Table(header, tuple(rows), words=4, name="tasks"), method]
+
+
+def _task_change(result: TaskResult) -> tuple[str, str]:
+    """The difference and its limits, in points, per cent or bits."""
+    found = result.difference
+    if found is None:
+        return UNKNOWN, UNKNOWN
+
+    def cell(value: float) -> str:
+        if result.kind == "mean":
+            return f"{100 * value:+.2f}"
+        return f"{percent(value):+.2f} %" if result.kind == "perplexity" else f"{value:+.4f}"
+
+    limits = UNKNOWN if found.low is None or found.high is None else f"{cell(found.low)} to {cell(found.high)}"
+    return cell(found.mean), limits
+
+
+def _items_of(summary: Summary) -> str:
+    """Where the items come from, and which of them were scored."""
+    sentences = []
+    for name, of in {n: of for arm in summary.arms for record in arm.records for n, of in record.tasks.items()}.items():
+        which = "all" if of.every == 1 else f"one item in {of.every} of each set,"
+        sentences.append(f"{name}: {which} {of.items:,} of {of.available:,} items ({of.source}, {of.harness})")
+    return "; ".join(sentences) + "."
+
+
 def _contrast_cells(contrast: Contrast) -> tuple[str, str, str, str]:
-    interval = contrast.interval if contrast.interval.low is not None else contrast.documents
-    return contrast.verdict, f"{percent(contrast.interval.mean):+.2f} %", _limits(interval), _p(contrast.p_holm)
+    return contrast.verdict, f"{percent(contrast.interval.mean):+.2f} %", _limits(contrast.shown), _p(contrast.p_holm)
 
 
-def _reached(contrast: Contrast, ratio: float | None, unknown: str = _UNKNOWN) -> str:
+def _reached(contrast: Contrast, ratio: float | None, unknown: str = UNKNOWN) -> str:
     if ratio is None:
         return "not reached" if contrast.seeds_reached == 0 else unknown
     missing = (
@@ -233,6 +305,22 @@ _COST_METHOD = (
     "is at the baseline's final one, as a share of what the baseline took. Step time is the number of steps times the run's "
     "median time of a step: evaluations and pauses of the machine are no cost. Linear interpolation between evaluations, mean "
     "over the seeds that reached it."
+)
+_LENGTH_CAPTION = (
+    "Difference to the baseline of the same length against training tokens, below zero is better; the axis on top counts "
+    "tokens a parameter of the baseline. Bands: 95 % over seeds; with one seed bars, over documents. Hollow: the interval "
+    "holds zero."
+)
+_LENGTH_METHOD = (
+    "Differences in perplexity to the baseline of the same number of steps, with 95 % intervals over seeds (over documents "
+    "where there is one seed). {}p-values are corrected for the comparisons of one length, not for the number of "
+    "lengths. Loss curves, costs and shapes below are those of the longest runs."
+)
+_TASK_METHOD = (
+    "Scores are of the last checkpoints, by lm_eval's definitions, in float32. Differences are to the baseline, paired by item "
+    "and by seed: percentage points of accuracy, per cent of perplexity, or bits per byte. Their intervals cover other items "
+    "and other seeds (two-way clustering, as for documents); with one seed they cover items alone. They are not widened for "
+    "the number of comparisons. Accuracies are better where they are higher, perplexities and bits where they are lower."
 )
 _CAPTIONS = {
     "loss": (
@@ -307,15 +395,15 @@ def _command(record: Record) -> str:
 
 def _limits(interval: Interval | None, in_percent: bool = True) -> str:
     if interval is None or interval.low is None or interval.high is None:
-        return _UNKNOWN
+        return UNKNOWN
     if in_percent:
         return f"{percent(interval.low):+.2f} % to {percent(interval.high):+.2f} %"
     return f"{interval.low:+.4f} to {interval.high:+.4f}"
 
 
 def _p(value: float | None) -> str:
-    return _UNKNOWN if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+    return UNKNOWN if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def _number(value: Any, form: str) -> str:
-    return _UNKNOWN if value is None else format(value, form)
+    return UNKNOWN if value is None else format(value, form)

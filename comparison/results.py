@@ -1,9 +1,9 @@
 """results.json, the one file of a comparison that is kept, and which of its runs may be compared.
 
-It holds the settings, the verdicts and a record of every finished run. The runner rewrites it after each run and skips what it
-finds there; a report is made from it alone. Runs may be compared that differ in activation, seed and the fields that the
-comparison says it varies. Checked, not hoped: configurations field by field, and the hashes that each run took of what it was
-fed and where it started.
+It holds the settings and a record of every finished run, and nothing that follows from them. The runner rewrites it after each
+run and skips what it finds there; a report is made from it alone. Runs may be compared that differ in activation, seed and the
+fields that the comparison says it varies. Checked, not hoped: configurations field by field, and the hashes that each run took
+of what it was fed and where it started.
 """
 
 import json
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from comparison.plan import Failure, Settings, merge, short, union
-from comparison.record import DivergedError, Record, from_json, read_measured, to_json, unfinished
+from comparison.record import DivergedError, Record, from_json, read_measured, rounded, to_json, unfinished
 from config import arm
 from config.schema import branch_step, names
-from data.files import write_text
+from data.files import write_json
 from runtime import checkpoint
 
 FILE = "results.json"
@@ -35,7 +35,7 @@ def load(path: Path) -> Results:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         settings: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values["settings"].items()}
-        records = values["records"]
+        records, common = values["records"], dict(values.get("common", {}))
         if not set(settings) <= {f.name for f in fields(Settings)} or not isinstance(records, list):
             raise ValueError("fields that no comparison writes")
         for name in settings.get("activations", ()):
@@ -43,20 +43,32 @@ def load(path: Path) -> Results:
         settings["failures"] = tuple(Failure(**failure) for failure in settings.get("failures", ()))
         if not all(isinstance(word, str) for failure in settings["failures"] for word in asdict(failure).values()):
             raise ValueError("a failure is told in words")
+        records = [record | {part: shared | record[part] for part, shared in common.items()} for record in records]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a {FILE} of compare.py ({error})") from None
     return Results(Settings(**settings), tuple(from_json(record, f"{path}, run {i}") for i, record in enumerate(records)))
 
 
-Columns = dict[str, dict[str, list[float]]]  # layer -> name of a column -> its values
-
-
-def save(path: Path, results: Results, summary: dict[str, Any] | None = None) -> None:
-    """Atomically write settings, `summary` (the verdicts) and records, one a line, so that versions differ by lines."""
+def save(path: Path, results: Results) -> None:
+    """Atomically write settings, what all records have in common, and the rest of each record, one a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(json.dumps(to_json(record), separators=(",", ":")) for record in _drawn_once(results.records))
-    head = {"settings": asdict(results.settings), "summary": summary or {}}
-    write_text(path, json.dumps(head, indent=1)[:-2] + f',\n "records": [\n{lines}\n]\n}}\n')
+    records = [to_json(record) for record in _drawn_once(results.records)]
+    common = _common(records)
+    own = [
+        record | {part: {n: v for n, v in record[part].items() if n not in shared} for part, shared in common.items()}
+        for record in records
+    ]
+    write_json(path, {"settings": asdict(results.settings), "common": common, "records": own}, by_line="records")
+
+
+def _common(records: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Part of a record -> its entries that are the same in all of them: most fields of the configuration, for one."""
+    first = records[0] if records else {}
+    parts = ("config", "data", "documents", "provenance") if records else ()
+    common = {p: {n: v for n, v in first[p].items() if all(n in r[p] and r[p][n] == v for r in records)} for p in parts}
+    if records and len(common["data"]) < len(first["data"]):
+        common["data"] = {}  # a report shows it in its order
+    return common
 
 
 def gather(folders: Sequence[Path]) -> Results:
@@ -78,12 +90,12 @@ def gather(folders: Sequence[Path]) -> Results:
                 failures.append(_failure(folder, str(error)))
         else:
             runs = [path.parent for path in sorted(folder.glob("*/metrics.jsonl"))]
-            told = {run: unfinished(run) for run in runs}
-            if all(told.values()):
+            reasons = {run: unfinished(run) for run in runs}
+            if all(reasons.values()):
                 raise ValueError(
                     f"{str(folder)!r} holds neither {FILE} nor finished runs; give what compare.py or train.py made"
                 )
-            for run, why in told.items():
+            for run, why in reasons.items():
                 try:
                     if not why:
                         records.append(read_measured(run))
@@ -112,22 +124,12 @@ def _drawn_once(records: Sequence[Record]) -> list[Record]:
         kind = json.dumps(
             {name: value for name, value in record.config.items() if name not in ("seed", "out_dir")}, sort_keys=True
         )
-        again = kind in seen
-        shapes, coefficients = ({}, {}) if again else (_rounded(record.shapes), _rounded(record.coefficients))
-        documents = _rounded({"": record.documents}, 9)[""]
-        kept.append(
-            replace(record, documents=documents, gains=_rounded(record.gains), shapes=shapes, coefficients=coefficients)
-        )
+        drawn = {name: {} if kind in seen else getattr(record, name) for name in ("shapes", "coefficients")}
+        drawn["gains"] = record.gains
+        kept.append(replace(record, documents=rounded(record.documents, 9), **rounded(drawn, 5)))
         if record.shapes:  # measured, and learnable
             seen.add(kind)
     return kept
-
-
-def _rounded(layers: Columns, digits: int = 5) -> Columns:
-    return {
-        layer: {name: [float(f"{value:.{digits}g}") for value in values] for name, values in columns.items()}
-        for layer, columns in layers.items()
-    }
 
 
 def check_comparable(records: Sequence[Record], varied: Collection[str]) -> None:

@@ -4,6 +4,7 @@ As a program (python -m comparison.run) it is one run of a sweep: train it, then
 """
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -14,20 +15,26 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import train
-from comparison import report, results, tasks
+from comparison import report, results
 from comparison.judge import Summary, arms_of, best_rate
 from comparison.launch import PARENT, Launcher
 from comparison.plan import Failure, Job, Sweep, merge, with_trunks
-from comparison.record import DivergedError, Record, is_finished, is_measured, measure, read, read_measured
+from comparison.record import DivergedError, Record, is_finished, is_measured, last_checkpoint, measure, read, read_measured
 from comparison.results import Results
 from config.command_line import parse
 from config.schema import branch_step, names
 from data.batches import FROM_START, SPREAD
 from data.files import reason, remove
 from data.lock import locked
+from evaluation import scores
+from evaluation import store as evaluations
 from evaluation.request import Request
+from evaluation.subject import load
 from runtime import checkpoint
 from runtime import log as metrics
+from runtime.hardware import pick_device
+
+log = logging.getLogger("compare")
 
 # What may change where a run is trained further: how far, and how often it tells; not what its numbers mean.
 _FURTHER = frozenset(("max_steps", "lr_decay_steps", "log_interval", "eval_interval", "telemetry_interval"))
@@ -125,7 +132,7 @@ def run(
         return None, len(store.failures)
     if request.names:
         compared = [record for arm in arms_of(store.results()) for record in arm.records]
-        tasks.score(compared, request, store.replace)
+        score_tasks(compared, request, store.replace)
         for job in () if keep_checkpoints else with_trunks(list(store.planned.values())):
             if not store.failures if job.is_trunk else store.find(job):
                 remove(job.folder / "checkpoints")
@@ -220,8 +227,8 @@ def check_folder(job: Job) -> None:
     if not wrong and changed and int(there[-1].name[5:]) >= job.config.max_steps:
         wrong = changed  # it has all its steps: nothing would be computed, and config.json would say that it was
     if wrong:
-        told = f"{wrong[0]}={getattr(earlier, wrong[0])!r}, this sweep has {getattr(job.config, wrong[0])!r}"
-        raise ValueError(f"{job.folder} holds a run with {told}; give another --out_dir")
+        change = f"{wrong[0]}={getattr(earlier, wrong[0])!r}, this sweep has {getattr(job.config, wrong[0])!r}"
+        raise ValueError(f"{job.folder} holds a run with {change}; give another --out_dir")
 
 
 def train_pending(jobs: Sequence[Job], store: Store, launch: Launcher, keep_checkpoints: bool) -> None:
@@ -269,7 +276,7 @@ def has_grown(trunk: Job) -> bool:
 
 def wait_for_orphan(folder: Path) -> None:
     """Wait until a run that a killed sweep left behind has stopped. One that does not stop is told by train.py."""
-    deadline, told = time.monotonic() + _ORPHAN_S, False
+    deadline, is_announced = time.monotonic() + _ORPHAN_S, False
     while folder.is_dir():
         try:
             with locked(folder):
@@ -277,9 +284,9 @@ def wait_for_orphan(folder: Path) -> None:
         except ValueError as error:
             if time.monotonic() > deadline:
                 return
-            if not told:
+            if not is_announced:
                 print(f"waiting up to {_ORPHAN_S:.0f} s: {error}", file=sys.stderr)
-            told = True
+            is_announced = True
             time.sleep(0.2)
 
 
@@ -308,6 +315,38 @@ def _reporting(store: Store, progress: SweepProgress, keep_checkpoints: bool) ->
         progress.finished(job, f"val_loss {record.val_loss:.4f}")
 
     return done
+
+
+def score_tasks(records: Sequence[Record], request: Request, keep: Callable[[Record, Record], None]) -> None:
+    """Score the last checkpoint of each run in the tasks that are asked for; `keep(old, new)` takes every record at once.
+
+    Scores that a record has of the same items, by the same version of lm_eval, are not computed again. A run whose weights
+    are gone has none, which the log says.
+    """
+    prepared = request.prepare()
+    for number, record in enumerate(records, 1):
+        folder = Path(record.config["out_dir"])
+        have = [record.tasks.get(task.name) for task in prepared]
+        if all(own and own.is_of(task.sha256, task.harness) for own, task in zip(have, prepared, strict=True)):
+            continue
+        if not checkpoint.checkpoints(folder):
+            log.info("%s: the weights are gone, so it has no scores in tasks", folder)
+            continue
+        from evaluation import harness
+
+        subject = load(str(last_checkpoint(folder)))
+        if record.weights_sha256 not in ("", subject.weights_sha256):
+            raise ValueError(f"{folder} holds other weights than those that were measured; train it again in another folder")
+        words, device = subject.words(), pick_device(subject.config.device)
+        found = {}
+        for task in prepared:
+            found[task.name] = harness.score(task, subject.model, words, device)
+            evaluations.save(subject, task.name, scores.to_json(found[task.name]))
+        values = ", ".join(
+            f"{name} {metric} {one.value:.4f}" for name, of in found.items() for metric, one in of.metrics.items()
+        )
+        log.info("[%d/%d] %s: %s", number, len(records), folder.name, values)
+        keep(record, replace(record, tasks=record.tasks | found))
 
 
 def _at_best_rate(sweep: Sweep, records: Sequence[Record], seeds: Sequence[int]) -> list[Job]:

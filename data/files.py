@@ -39,9 +39,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Atomically write indented JSON."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+def write_json(path: Path, value: Any, by_line: str = "") -> None:
+    """Atomically write indented JSON. The list `by_line` of an object comes last, an item a line: versions differ by lines."""
+    if not by_line:
+        write_text(path, json.dumps(value, indent=1) + "\n")
+        return
+    head = json.dumps({name: item for name, item in value.items() if name != by_line}, indent=1)
+    lines = ",\n".join(json.dumps(item, separators=(",", ":")) for item in value[by_line])
+    write_text(path, f'{head[:-2]},\n "{by_line}": [\n{lines}\n]\n}}\n')
 
 
 def write_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:

@@ -93,13 +93,13 @@ def _from_folder(folder: Path, notes: list[str]) -> list[Path]:
     about = [path for path in files if path.name.split(".")[0].lower() in CARDS or path.name in CARD_FILES]
     data = [path for path in files if path not in set(about)]
     if unread := [path for path in data if _unreadable(path)]:
-        told = f"{folder} holds {_listed(unread)}, which would be passed over"
-        raise ValueError(f"{told}; unpack or convert them, or name the files to read: --input FILE...")
+        problem = f"{folder} holds {_listed(unread)}, which would be passed over"
+        raise ValueError(f"{problem}; unpack or convert them, or name the files to read: --input FILE...")
     row_files = [path for path in data if inner_suffix(path) in ROWS]
     texts = [path for path in data if _is_text_file(path)]
     if row_files and texts:
-        told = f"{folder} holds rows ({_listed(row_files)}) and texts ({_listed(texts)})"
-        raise ValueError(f"{told}; name the files to read: --input FILE...")
+        problem = f"{folder} holds rows ({_listed(row_files)}) and texts ({_listed(texts)})"
+        raise ValueError(f"{problem}; name the files to read: --input FILE...")
     if row_files:
         kept = row_files
     elif texts:

@@ -43,8 +43,8 @@ def lines(path: Path) -> Iterator[bytes]:
         while line := file.readline(part.DOCUMENT_BYTES + 1):
             taken += len(line)
             if len(line) > part.DOCUMENT_BYTES:
-                told = f"{path}: a line is longer than {part.DOCUMENT_BYTES} bytes"
-                raise ValueError(f"{told}; cut the document or leave it out")
+                problem = f"{path}: a line is longer than {part.DOCUMENT_BYTES} bytes"
+                raise ValueError(f"{problem}; cut the document or leave it out")
             part.refuse_bomb(str(path), taken, size)
             yield line
 

@@ -272,8 +272,8 @@ def _from_hub(name: str) -> Any:
     try:
         return manager.load(NAMES.get(name, name))
     except OSError as error:  # the hub's errors are OSErrors too
-        told = reason(error).splitlines()[0]
-        raise ValueError(f"task {name}: its data cannot be had from the hub ({told}); give a folder: --task_data DIR") from None
+        why = reason(error).splitlines()[0]
+        raise ValueError(f"task {name}: its data cannot be had from the hub ({why}); give a folder: --task_data DIR") from None
 
 
 def _folder(name: str) -> Path:

@@ -81,8 +81,8 @@ def _fields(path: Path, where: str, row: dict[str, Any], **kinds: type) -> Item:
     """Those fields of a row alone. Raises ValueError where one is missing, or something else than `kinds` says."""
     for name, kind in kinds.items():
         if type(row.get(name)) is not kind:
-            told = {str: "text", int: "an integer", list: "a list"}[kind]
-            raise ValueError(f"{path}: {where} has no field {name!r} with {told}; give the file in its published form")
+            expected = {str: "text", int: "an integer", list: "a list"}[kind]
+            raise ValueError(f"{path}: {where} has no field {name!r} with {expected}; give the file in its published form")
     return {name: row[name] for name in kinds}
 
 

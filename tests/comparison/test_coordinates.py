@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 import compare
-from comparison import coordinates
-from comparison.coordinates import KINDS, PLACES
+from comparison.untrained import coordinates
+from comparison.untrained.coordinates import KINDS, PLACES
 from config.schema import Config
 from config.study import config as study
 from runtime import optim
+from tests.runs import ROOT
 
 WIDTHS = (64, 128, 256)
 config = dataclasses.replace(
@@ -57,7 +58,7 @@ def test_the_check_sees_a_rate_that_does_not_fall_with_the_width(monkeypatch: py
 
 
 def test_the_command_writes_numbers_and_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    preset = Path(coordinates.__file__).parents[1] / "config" / "study.py"
+    preset = ROOT / "config" / "study.py"
     small = ["--n_layer", "1", "--n_head", "2", "--block_size", "8", "--global_batch_size", "2", "--micro_batch_size", "2"]
     argv = ["coordinates", str(preset), "--widths", "16", "32", "--steps", "2", "--seeds", "1", *small]
     assert compare.main([*argv, "--out_dir", str(tmp_path)]) == 0
@@ -85,7 +86,7 @@ def test_the_command_writes_numbers_and_a_picture(tmp_path: Path, capsys: pytest
     ],
 )
 def test_bad_input_is_one_line(words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    preset = Path(coordinates.__file__).parents[1] / "config" / "study.py"
+    preset = ROOT / "config" / "study.py"
     assert compare.main(["coordinates", str(preset), *words, "--out_dir", str(tmp_path / "out")]) == 2
     assert told in (said := capsys.readouterr().err)
     assert said.count("\n") == 1

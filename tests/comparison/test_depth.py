@@ -9,7 +9,7 @@ import torch
 
 import activations
 import compare
-from comparison import depth
+from comparison.untrained import depth
 
 
 def test_unit_gain_keeps_both_directions_and_gelu_neither() -> None:

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from comparison.law import KINDS, Law, fit
+from comparison.scaling.law import KINDS, Law, fit
 
 SIZES, LENGTHS = (2e5, 8e5, 2.7e6, 6e6), (8e5, 2.4e6, 8e6, 2.4e7)
 TRUE = Law(

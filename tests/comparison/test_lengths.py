@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import compare
-from comparison import launch, lengths, plots, results, run
+from comparison import launch, plots, results, run
 from comparison.judge import summarise
 from comparison.launch import Done, Tick
 from comparison.plan import Job, Sweep, plan, step_counts, with_trunks
@@ -181,7 +181,7 @@ def test_a_longer_length_makes_the_trunk_longer(finish_run: Any, tmp_path: Path)
         for length, trunk in (("", "-trunk"), ("-max_steps=3000", ""))
     )
     assert summary is not None
-    assert lengths.lengths(summary, sweep(tmp_path).settings) == list(STEPS)
+    assert summary.lengths == list(STEPS)
     with pytest.raises(ValueError, match="has gone past step 1600 and kept no checkpoint of it"):
         run.run(sweep(tmp_path, lengths=(500, 2000)), trainer)
 

@@ -55,8 +55,8 @@ def test_report_of_a_sweep(make_run: Any, tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4
     assert not re.search(r'(src|href)="(?!data:)', page)
-    values = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [c["verdict"] for c in values["summary"]["contrasts"]] == ["lower loss", "no difference shown"]
+    values = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [c["verdict"] for c in values["contrasts"]] == ["lower loss", "no difference shown"]
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -25,7 +25,7 @@ def test_round_trip(make_run: Any, tmp_path: Path) -> None:
     gains = {"layer 1": {"step": [0.0, 500.0], "second": [1.0, 2 / 3e4]}}
     runs = (read(make_run("gelu", 1, 1.5)), read(make_run("relu", 1, 1.6)))
     found = Results(settings, tuple(replace(run, gains=gains) for run in runs))
-    results.save(tmp_path / "deep" / "results.json", found, {"arms": []})
+    results.save(tmp_path / "deep" / "results.json", found)
     again = results.load(tmp_path / "deep" / "results.json")
     assert again.settings == settings
     drawn = {"gains", "shapes", "coefficients", "documents"}
@@ -38,11 +38,29 @@ def test_round_trip(make_run: Any, tmp_path: Path) -> None:
                 assert after["gains"][layer][name] == pytest.approx(values, rel=1e-4)
         for name, values in before["documents"].items():
             assert after["documents"][name] == pytest.approx(values, rel=1e-8)
-    results.save(tmp_path / "again.json", again, {"arms": []})
+    results.save(tmp_path / "again.json", again)
     assert (tmp_path / "again.json").read_text() == (tmp_path / "deep" / "results.json").read_text()
     assert (
         len((tmp_path / "deep" / "results.json").read_text().split('"records": [\n')[1].splitlines()) == 2 + 2
     )  # a line a run
+
+
+def test_what_all_records_share_is_written_once_and_comes_back(make_run: Any, tmp_path: Path) -> None:
+    records = [read(make_run(name, seed, 1.5)) for name in ("gelu", "relu") for seed in (1, 2)]
+    for chosen, shared in ((records, {"n_layer", "max_steps"}), (records[:1], {"n_layer", "activation", "seed"})):
+        results.save(tmp_path / "results.json", Results(Settings(), tuple(chosen)))
+        values = json.loads((tmp_path / "results.json").read_text())
+        assert shared <= values["common"]["config"].keys()
+        assert values["common"]["data"] == chosen[0].data
+        assert all(not shared & record["config"].keys() for record in values["records"])
+        assert all("targets" not in record["documents"] for record in values["records"])
+        for before, after in zip(chosen, results.load(tmp_path / "results.json").records, strict=True):
+            assert (after.config, after.data, after.provenance) == (before.config, before.data, before.provenance)
+            assert after.documents["targets"] == before.documents["targets"]
+    longer = replace(records[3], config=records[3].config | {"data_dir": "other"}, data={"corpus_sha256": "c1", "more": 1})
+    results.save(tmp_path / "results.json", Results(Settings(), (*records[:3], longer)))
+    again = results.load(tmp_path / "results.json").records
+    assert [list(record.data.items()) for record in again] == [list(r.data.items()) for r in (*records[:3], longer)]
 
 
 def test_an_empty_one_is_whole(tmp_path: Path) -> None:
@@ -84,6 +102,9 @@ def test_merge_keeps_the_first_order() -> None:
         '{"settings": {}, "records": 1}',
         '{"settings": {"surprise": 1}, "records": []}',
         '{"settings": {"activations": ["nope"]}, "records": []}',
+        '{"settings": {}, "common": 1, "records": []}',
+        '{"settings": {}, "common": {"surprise": {}}, "records": [{}]}',
+        '{"settings": {}, "common": {"config": 1}, "records": [{"config": {}}]}',
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import compare
-from comparison import results, scaling, scaling_report
+from comparison import results
 from comparison.plan import Settings
+from comparison.scaling import report, study
 
 WIDTHS, STEPS, TOKENS = (32, 64, 128), (100, 200, 400), 12 * 64
 PARAMETERS = {32: 60_000, 64: 220_000, 128: 830_000}
@@ -42,7 +43,7 @@ def true_difference(where: tuple[float, float]) -> float:
 
 
 def test_a_known_law_is_foretold(folders: list[Path]) -> None:
-    found, runs = scaling.study(folders, "gelu", TARGET, draws=40)
+    found, runs = study.study(folders, "gelu", TARGET, draws=40)
     assert (found.baseline, found.arms, found.sizes) == ("gelu", ("gelu", "relu"), ("4 x 32", "4 x 64", "4 x 128"))
     assert (len(found.points), len(runs.records)) == (18, 54)
     shared = next(each for each in found.forecasts if each.law == "shared")
@@ -61,17 +62,17 @@ def test_a_known_law_is_foretold(folders: list[Path]) -> None:
 def test_the_interval_covers_what_is_true() -> None:
     """Of eight studies at 95 %, fewer than six would cover it once in 170 times."""
     covered, seeds = 0, 4
-    for study in range(8):
-        generator = np.random.default_rng(study)
+    for draw in range(8):
+        generator = np.random.default_rng(draw)
         points = []
         for width in WIDTHS:
             alike = dict(enumerate(0.01 * generator.normal(size=seeds)))
             for arm, steps in product(("gelu", "relu"), STEPS):
                 where = PARAMETERS[width], steps * TOKENS
                 losses = {seed: loss_of(arm, *where) + alike[seed] + 1e-3 * generator.normal() for seed in alike}
-                points.append(scaling.Point(arm, str(width), *where, losses, 1e-3, None))
-        made = scaling.Scaling("gelu", tuple(points), {}, (), {}, TARGET, ())
-        (found,) = scaling._forecasts(made, "shared", scaling._fitted(made, "shared"), draws=40)
+                points.append(study.Point(arm, str(width), *where, losses, 1e-3, None))
+        made = study.Scaling("gelu", tuple(points), {}, (), {}, TARGET, ())
+        (found,) = study._forecasts(made, "shared", study._fitted(made, "shared"), draws=40)
         assert found.low is not None
         assert found.high is not None
         covered += found.low <= true_difference(TARGET) <= found.high
@@ -80,8 +81,8 @@ def test_the_interval_covers_what_is_true() -> None:
 
 def test_the_draws_move_all_arms_of_a_size_alike(folders: list[Path]) -> None:
     """The seeds' common part, fifty times the difference's spread, cancels: the interval is narrow."""
-    found, _ = scaling.study(folders, "gelu", TARGET, draws=1)
-    means = [scaling._drawn_means(found, np.random.default_rng(i)) for i in range(20)]
+    found, _ = study.study(folders, "gelu", TARGET, draws=1)
+    means = [study._drawn_means(found, np.random.default_rng(i)) for i in range(20)]
     index = {(point.arm, point.size, point.tokens): i for i, point in enumerate(found.points)}
     pairs = [(i, index["gelu", size, tokens]) for (arm, size, tokens), i in index.items() if arm == "relu"]
     alone = np.std([m[0] for m in means])
@@ -112,10 +113,10 @@ def test_too_few_sizes_have_curves_and_no_law(folders: list[Path]) -> None:
         for path in run.iterdir():
             path.unlink()
         run.rmdir()
-    found, runs = scaling.study(folders, "gelu", TARGET)
+    found, runs = study.study(folders, "gelu", TARGET)
     assert (found.laws, found.forecasts) == ({}, ())
     assert any("2 sizes are too few" in note for note in found.notes)
-    text = str(scaling_report.compose(found, runs, ""))
+    text = str(report.compose(found, runs, ""))
     assert "What this is worth" not in text
     assert "2 sizes are too few" in text
 
@@ -123,7 +124,7 @@ def test_too_few_sizes_have_curves_and_no_law(folders: list[Path]) -> None:
 def test_an_arm_that_lacks_points_is_left_out_of_the_laws(folders: list[Path], make_run: Any) -> None:
     fields = {"n_embd": 32, "max_steps": 100, "global_batch_size": 12, "micro_batch_size": 12, "block_size": 64}
     make_run("silu", 1337, 3.0, run={"parameters": 60_000, "init_hash": "1337 32"}, **fields)
-    found, _ = scaling.study(folders, "gelu", TARGET, draws=2)
+    found, _ = study.study(folders, "gelu", TARGET, draws=2)
     assert {each.arm for each in found.forecasts} == {"relu"}
     assert any("lack sizes or lengths: silu" in note for note in found.notes)
 
@@ -140,7 +141,7 @@ def test_other_data_are_refused(folders: list[Path], make_run: Any) -> None:
     other = {"data": {"corpus_sha256": "c1"}}
     make_run("gelu", 1337, 2.0, run=other, n_embd=256, global_batch_size=12, micro_batch_size=12, block_size=64)
     with pytest.raises(ValueError, match="differ in corpus_sha256: their losses do not compare"):
-        scaling.study(folders, "", TARGET)
+        study.study(folders, "", TARGET)
 
 
 def test_each_size_chooses_its_rates_by_its_own_seeds(make_run: Any, tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_each_size_chooses_its_rates_by_its_own_seeds(make_run: Any, tmp_path: P
         settings = Settings(baseline="gelu:exact=false", rates=(1e-3, 4e-3), rate_seeds=seeds)
         (tmp_path / str(width)).mkdir()
         results.save(tmp_path / str(width) / results.FILE, results.Results(settings, own))
-    found, _ = scaling.study([tmp_path / "64", tmp_path / "128"], "", TARGET)
+    found, _ = study.study([tmp_path / "64", tmp_path / "128"], "", TARGET)
     assert {(point.size, point.rate) for point in found.points} == {("4 x 64", 1e-3), ("4 x 128", 4e-3)}
 
 

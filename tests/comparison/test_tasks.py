@@ -13,11 +13,12 @@ import pytest
 
 import compare
 import evaluate
-from comparison import report, results, tasks
-from comparison.judge import crossed, paired_t, summarise
+from comparison import report, results
+from comparison.judge import summarise, task_results
 from comparison.plan import Settings
 from comparison.record import Record, from_json, read, to_json
 from comparison.results import Results
+from comparison.statistics import crossed, paired_t
 from config.schema import Config
 from evaluation.scores import Metric, Scores
 from tests.evaluation import items
@@ -59,7 +60,7 @@ def records(make_run: Any) -> tuple[Record, ...]:
 
 def test_differences_are_paired_by_item_and_seed(make_run: Any) -> None:
     found = records(make_run)
-    judged = tasks.judge(summarise(Results(Settings(), found)))
+    judged = task_results(summarise(Results(Settings(), found)))
     named = {(one.task, one.metric, one.arm): one for one in judged}
     assert len(named) == len(judged) == 6
     base, other = named["blimp", "acc", "gelu"], named["blimp", "acc", "relu"]
@@ -89,7 +90,7 @@ def test_an_interval_of_equals_holds_zero_as_often_as_it_says(make_run: Any) -> 
     held = 0
     for _ in range(100):
         drawn = tuple(scored(record, generator.random(200) < 0.7) for record in base)
-        difference = tasks.judge(summarise(Results(Settings(), drawn)))[1].difference
+        difference = task_results(summarise(Results(Settings(), drawn)))[1].difference
         held += difference is not None and bool(difference.holds_zero)
     assert 88 <= held <= 100
 
@@ -103,7 +104,7 @@ def test_sets_of_unequal_size_count_alike(make_run: Any) -> None:
         dataclasses.replace(one, tasks={"blimp": Scores("blimp", sets={"a": 1, "b": 4}, metrics={"acc": metric}, **common)})
         for one, metric in zip(pair, metrics, strict=True)
     )
-    difference = tasks.judge(summarise(Results(Settings(), both)))[1].difference
+    difference = task_results(summarise(Results(Settings(), both)))[1].difference
     assert difference is not None
     assert difference.mean == pytest.approx(0.5 - 0.625)
 
@@ -117,7 +118,7 @@ def test_scores_of_other_items_are_not_paired(make_run: Any) -> None:
             else one
             for one in found
         )
-        judged = tasks.judge(summarise(Results(Settings(), others)))
+        judged = task_results(summarise(Results(Settings(), others)))
         assert all(one.difference is None for one in judged)
         assert {one.verdict for one in judged} == {"baseline", "not compared"}
 
@@ -134,8 +135,8 @@ def test_the_report_tells_them_and_the_record_keeps_them(make_run: Any, tmp_path
     assert (tmp_path / "tasks.csv").read_text().startswith("task,activation,verdict,metric,value")
     again = results.load(tmp_path / "results.json")
     assert [record.tasks for record in again.records][1]["blimp"] == found[1].tasks["blimp"]
-    values = json.loads((tmp_path / "results.json").read_text())
-    assert values["summary"]["tasks"][1]["verdict"] == "better"
+    values = json.loads((tmp_path / "summary.json").read_text())
+    assert values["tasks"][1]["verdict"] == "better"
     report.write(tmp_path / "again", again)
     assert (tmp_path / "again" / "report.md").read_text().split("## Tasks")[1].split("\n## ")[0] == section
     wrong = to_json(found[0])
@@ -145,7 +146,9 @@ def test_the_report_tells_them_and_the_record_keeps_them(make_run: Any, tmp_path
 
 
 def test_without_scores_there_is_no_section(make_run: Any) -> None:
-    assert tasks.blocks(summarise(Results(Settings(), tuple(read(make_run(name, 1, 1.5)) for name in ("gelu", "relu"))))) == []
+    assert (
+        report._of_tasks(summarise(Results(Settings(), tuple(read(make_run(name, 1, 1.5)) for name in ("gelu", "relu"))))) == []
+    )
 
 
 @needs_lm_eval

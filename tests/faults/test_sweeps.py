@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from comparison import launch, plots, worker
+from comparison import launch, plots, results, worker
 from comparison.plan import Job
 from config.schema import Config
 from runtime.signals import STOP_SIGNALS
@@ -87,22 +87,14 @@ def sweep(config: Config, out: Path, fault: ReplaceFails | None = None, name: st
 
 
 def told(out: Path) -> list[Any]:
-    """What a results.json says, but for times: verdicts, and of each run its step, losses and weights.
+    """What a sweep's folder says, but for times: verdicts, and of each run its step, losses and weights.
 
     Differences to five digits: those of runs that are read from results.json are of losses with seven.
     """
-    values = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    contrasts = [(c["arm"], c["verdict"], [f"{d:.5f}" for d in c["differences"]]) for c in values["summary"]["contrasts"]]
-    runs = [
-        (
-            record["config"]["activation"],
-            record["config"]["max_steps"],
-            record["evaluations"]["val_loss"][-1],
-            record["documents"],
-            record["weights_sha256"],
-        )
-        for record in sorted(values["records"], key=lambda record: str(record["config"]["activation"]))
-    ]
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    contrasts = [(c["arm"], c["verdict"], [f"{d:.5f}" for d in c["differences"]]) for c in summary["contrasts"]]
+    records = sorted(results.load(out / "results.json").records, key=lambda record: record.activation)
+    runs = [(r.activation, r.config["max_steps"], r.val_loss, r.documents, r.weights_sha256) for r in records]
     return [contrasts, runs]
 
 

@@ -39,7 +39,7 @@ def measure(specs: Sequence[str], depths: Sequence[int], width: int, seeds: int)
     """A row for each network, spec, depth and seed: `forward` and `backward`, depth + 1 numbers each, from input to output."""
     return [
         {"network": network, "activation": spec, "depth": depth, "seed": seed, "width": width}
-        | _travel(*_network(network, spec, depth, width, seed))
+        | _second_moments(*_network(network, spec, depth, width, seed))
         for network in NETWORKS
         for spec in specs
         for depth in depths
@@ -53,11 +53,11 @@ def table(rows: Sequence[Row]) -> Table:
     And what the rule says of the stack: E F^2, E F'^2 and E[F F''] of the activation for N(0, 1) inputs.
     """
     lines = []
-    told = {spec: tuple(f"{value:.3g}" for value in rule(spec)) for spec in {row["activation"] for row in rows}}
+    rules = {spec: tuple(f"{value:.3g}" for value in rule(spec)) for spec in {row["activation"] for row in rows}}
     for key in dict.fromkeys((row["network"], row["activation"], row["depth"]) for row in rows):
         members = [row for row in rows if (row["network"], row["activation"], row["depth"]) == key]
-        ends = (_told([row["forward"][-1] for row in members]), _told([row["backward"][0] for row in members]))
-        lines.append((*map(str, key), *ends, *(told[key[1]] if key[0] == "stack" else ("", "", ""))))
+        ends = (_ends([row["forward"][-1] for row in members]), _ends([row["backward"][0] for row in members]))
+        lines.append((*map(str, key), *ends, *(rules[key[1]] if key[0] == "stack" else ("", "", ""))))
     return Table(("network", "activation", "depth", "forward", "backward", "E F^2", "E F'^2", "E[F F'']"), tuple(lines))
 
 
@@ -74,7 +74,7 @@ def rule(spec: str) -> tuple[float, float, float]:
     return second, slope, (wider - narrower) / (2 * h) - slope
 
 
-def _told(ends: Sequence[float | None]) -> str:
+def _ends(ends: Sequence[float | None]) -> str:
     finite = [end for end in ends if end]
     if len(finite) < len(ends):
         return f"overflow in {len(ends) - len(finite)} of {len(ends)}"
@@ -92,7 +92,7 @@ def _network(network: str, spec: str, depth: int, width: int, seed: int) -> tupl
     return list(gpt.transformer.h), x * 0.02 * math.sqrt(2)  # what token and position embeddings of GPT-2's init add up to
 
 
-def _travel(layers: Sequence[nn.Module], x: Tensor) -> dict[str, list[float | None]]:
+def _second_moments(layers: Sequence[nn.Module], x: Tensor) -> dict[str, list[float | None]]:
     hidden = [x.requires_grad_()]
     for layer in layers:
         hidden.append(layer(hidden[-1]))

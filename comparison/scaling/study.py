@@ -1,6 +1,6 @@
 """Sweeps of several sizes and lengths side by side: the difference to the baseline, laws of the loss, and what they foretell.
 
-Every size and length is judged by itself, as in its own report. The laws (comparison/law.py) go through the means over seeds.
+Every size and length is judged by itself, as in its own report. The laws (law.py) go through the means over seeds.
 The bootstrap draws the seeds of each size anew, the same ones for all arms and lengths, since they are paired. Its deviation
 makes a Student interval, as a bootstrap over few seeds is too narrow by itself. It covers the spread of the seeds alone: not
 that of the law's form, nor of the text.
@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from comparison import results
-from comparison.judge import Arm, Contrast, Summary, percent, summarise
-from comparison.law import KINDS, LEAST, Array, Law, fit
+from comparison.judge import Arm, Contrast, Summary, summarise
 from comparison.plan import short
 from comparison.record import Record
 from comparison.results import Results
+from comparison.scaling.law import KINDS, LEAST, Array, Law, fit
+from comparison.statistics import CONFIDENCE, percent
 from config.schema import branch_step, names
 
 _MAY_DIFFER = frozenset(  # between sizes and lengths; the rest has to agree, or is a difference of its own
@@ -27,7 +28,6 @@ _MAY_DIFFER = frozenset(  # between sizes and lengths; the rest has to agree, or
         "global_batch_size", "micro_batch_size", "log_interval", "eval_interval", "eval_tokens", "telemetry_interval",
     )
 )  # fmt: skip
-CONFIDENCE = 0.95
 DRAWS = 200
 
 
@@ -59,7 +59,7 @@ class Forecast:
 
     arm: str
     law: str
-    """One of comparison.law.KINDS."""
+    """One of law.KINDS."""
     difference: float
     low: float | None
     high: float | None

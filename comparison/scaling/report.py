@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from comparison import document
-from comparison.document import Block, Bullets, Code, Heading, Paragraph, Picture, Table
-from comparison.judge import percent
-from comparison.lengths import interval_of, line
-from comparison.plots import MARKERS, Image, picture, styles
+from comparison.document import UNKNOWN, Block, Bullets, Code, Heading, Paragraph, Picture, Table, change
+from comparison.plots import MARKERS, Image, line, picture, styles
 from comparison.results import Results
-from comparison.scaling import Forecast, Point, Scaling, to_json
+from comparison.scaling.study import Forecast, Point, Scaling, to_json
+from comparison.statistics import Interval, percent
 from data.files import write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLUMNS = 3
-_UNKNOWN = "–"
 _AXIS = "change of perplexity, percent"
 _CAPTION = (
     "One panel an arm: the difference to the baseline of the same size and length, below zero is better. One line a size. "
@@ -98,12 +96,7 @@ def difference_table(scaling: Scaling) -> Table:
 
 
 def _cell(point: Point | None) -> str:
-    if not point or not point.contrast:
-        return _UNKNOWN
-    interval, mean = interval_of(point.contrast), percent(point.contrast.interval.mean)
-    if not interval or interval.low is None or interval.high is None:
-        return f"{mean:+.2f} %"
-    return f"{mean:+.2f} % ({percent(interval.low):+.1f} to {percent(interval.high):+.1f})"
+    return change(point.contrast.interval.mean, point.contrast.shown) if point and point.contrast else UNKNOWN
 
 
 def forecast_table(scaling: Scaling) -> Table:
@@ -118,10 +111,7 @@ def forecast_table(scaling: Scaling) -> Table:
 
 
 def _forecast(each: Forecast | None) -> str:
-    if each is None:
-        return _UNKNOWN
-    limits = "" if each.low is None or each.high is None else f" ({percent(each.low):+.2f} to {percent(each.high):+.2f})"
-    return f"{percent(each.difference):+.2f} %{limits}"
+    return change(each.difference, Interval(each.difference, each.low, each.high), digits=2) if each else UNKNOWN
 
 
 def law_table(scaling: Scaling) -> Table:
@@ -138,8 +128,8 @@ def law_table(scaling: Scaling) -> Table:
 def _missed(scaling: Scaling) -> list[Block]:
     if not scaling.missed:
         return []
-    told = ", ".join(f"{name} by {error:.4f} nats ({percent(error):.2f} %)" for name, error in scaling.missed.items())
-    return [Paragraph(f"Fitted without the largest size, the laws miss its differences (RMS over arms and lengths): {told}.")]
+    errors = ", ".join(f"{name} by {error:.4f} nats ({percent(error):.2f} %)" for name, error in scaling.missed.items())
+    return [Paragraph(f"Fitted without the largest size, the laws miss its differences (RMS over arms and lengths): {errors}.")]
 
 
 def draw(scaling: Scaling, per_parameter: bool) -> Image:
