@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Table = dict[str, list[float]]  # column -> values, of one layer
+DOTS = 200  # an inch, of a PNG
 _CROWD = 12  # arms; more of them are drawn in a row of panels for each family
 _DENSE = 0.15  # of the highest density: within about two deviations of a normal law
 _LAYERS = 6  # at most so many columns of panels: first, last and evenly between
@@ -52,7 +53,7 @@ class Image:
     """One picture, for a screen and for a paper."""
 
     png: bytes
-    """200 dots an inch."""
+    """`DOTS` an inch."""
     svg: bytes
     """The same figure as vectors, letters too."""
 
@@ -63,7 +64,7 @@ def picture(draw: Callable[["Figure"], None], width: float, height: float) -> Im
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=DOTS, layout="constrained")
         draw(figure)
         svg = io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})

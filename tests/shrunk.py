@@ -1,11 +1,12 @@
 """Commands of the documentation at a small size: all that tests/test_docs.py and tests/test_examples.py change in them.
 
 `python` and `torchrun` in a documented block are this file. It replaces the sizes below, adds those that are missing, and runs
-the rest of the command as it stands.
+the rest of the command as it stands, in a process that tests/forked.py forks.
 """
 
-import os
 import sys
+
+import forked  # it lies beside this file, which runs as a program
 
 FIELDS = {
     "n_layer": "1", "n_head": "2", "n_embd": "32", "block_size": "32", "max_steps": "2", "global_batch_size": "4",
@@ -43,6 +44,6 @@ def shrink(words: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    program, *words = sys.argv[1:]
+    server, program, *words = sys.argv[1:]
     before = ["-m", "torch.distributed.run"] if program == "torchrun" else []
-    os.execv(sys.executable, [sys.executable, *before, *shrink(words)])
+    sys.exit(forked.ask(server, [*before, *shrink(words)]))

@@ -11,7 +11,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +72,9 @@ TO_RUN = [block for block in BLOCKS if block.language in RUN and not block.reaso
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the checkout in which the quick start was followed; `python` and `torchrun` are tests/shrunk.py there."""
+    server = Path(tempfile.mkdtemp()) / "server"  # a socket's path has a hundred characters at most
     place = tmp_path_factory.mktemp("checkout")
     for path in TRACKED:
         if path and not path.startswith(("results/", "bench/results/")) and (ROOT / path).is_file():
@@ -81,19 +84,30 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / ".bin" / "make").write_text("#!/bin/sh\necho make takes minutes: mark the block as not run >&2\nexit 1\n")
     (place / ".bin" / "make").chmod(0o755)
     for name in ("python", "torchrun"):
-        (place / ".bin" / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT}/tests/shrunk.py" {name} "$@"\n')
+        command = f'exec "{sys.executable}" "{ROOT}/tests/shrunk.py" "{server}" {name} "$@"'
+        (place / ".bin" / name).write_text(f"#!/bin/sh\n{command}\n")
         (place / ".bin" / name).chmod(0o755)
     for block in BLOCKS:
         if block.file:
             (place / block.file).write_text(block.text)
-    shell(place, "python -m data.prepare pystdlib && python train.py config/tiny_hermite.py")
-    return place
+    serving = [sys.executable, str(ROOT / "tests" / "forked.py"), str(server)]
+    with subprocess.Popen(serving, cwd=place, stdin=subprocess.PIPE, env=environment(place)) as process:
+        while not server.exists():
+            assert process.poll() is None, "the server of forks has ended"
+            time.sleep(0.02)
+        shell(place, "python -m data.prepare pystdlib && python train.py config/tiny_hermite.py")
+        yield place
+    shutil.rmtree(server.parent)
+
+
+def environment(place: Path) -> dict[str, str]:
+    path = f"{place / '.bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PYTHONPATH": str(place), "HF_HUB_OFFLINE": "1"}
 
 
 def shell(place: Path, text: str) -> None:
-    path = f"{place / '.bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(place), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", text], cwd=place, env=environment, capture_output=True, text=True)
+    script = ["bash", "-euo", "pipefail", "-c", text]
+    done = subprocess.run(script, cwd=place, env=environment(place), capture_output=True, text=True)
     assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 

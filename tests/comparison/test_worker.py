@@ -142,8 +142,8 @@ def test_graphs_are_compiled_once_and_give_the_same_bits(small: Config, tmp_path
     def of(name: str, activation: str, seed: int) -> Config:
         return dataclasses.replace(small, **COMPILED, activation=activation, seed=seed, out_dir=str(tmp_path / name))
 
-    used = [of("a", "gelu", 1), of("b", "fourier:degree=2", 1), of("c", "gelu", 2), of("d", "fourier:degree=2", 2)]
-    new = of("new", "fourier:degree=2", 2)
+    used = [of("a", "gelu", 1), of("b", "hermite:degree=2", 1), of("c", "gelu", 2), of("d", "hermite:degree=2", 2)]
+    new = of("new", "hermite:degree=2", 2)
     assert work(used, tmp_path / "worker", count_graphs) == (0, 4)
     assert work([new], tmp_path / "alone") == (0, 1)
     assert_same(used[-1], new)
