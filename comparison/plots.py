@@ -295,7 +295,7 @@ def _grid(
     """
     tables: dict[str, dict[str, Table]] = {}
     for arm in summary.arms:
-        measured = next((found for record in arm.records if (found := getattr(record, what))), {})
+        measured: dict[str, Table] = next((found for record in arm.records if (found := getattr(record, what))), {})
         if measured and (what != "shapes" or any(len(table) > 2 for table in measured.values())):  # x and one step are none
             tables[arm.label] = measured
     rows = dict(list(tables.items())[:_ROWS])

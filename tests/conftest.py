@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from config.schema import Config
 from tests.runs import small_config, write_shards
@@ -16,6 +17,17 @@ def one_thread() -> None:
     """Models this small lose time on threads, and several processes of a test share few cores."""
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # processes that tests start
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_place_for_compiled_code() -> None:
+    """PyTorch's default: runs of train.py find there what tests have compiled, and leave the user's cache alone."""
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The scripts' tests first: they start processes and take longest, and what is begun last is waited for by one worker."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
 @pytest.fixture(scope="session", autouse=True)
