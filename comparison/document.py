@@ -132,7 +132,7 @@ def _as_html(block: Block, first: bool) -> str:
 
 
 def as_csv(table: Table) -> str:
-    """The cells as they stand in the report; results.json has the numbers in full."""
+    """The cells as they stand in the report; summary.json has the numbers in full."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([table.header, *table.rows])
     return text.getvalue()

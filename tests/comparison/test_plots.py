@@ -24,18 +24,20 @@ SPECS = (
 )
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_all_pictures_of_many_arms(make_run: Any, seeds: int) -> None:
-    records = tuple(
-        read(make_run(spec, s, 1.5 + 0.01 * i + 0.002 * s * i)) for i, spec in enumerate(SPECS) for s in range(seeds)
-    )
-    found = plots.figures(summarise(Results(Settings(), records)))
-    assert found.keys() == {"loss", "differences", "cost", "shapes"} | ({"degrees"} if seeds > 1 else set())
+def test_all_pictures_of_many_arms(make_run: Any) -> None:
+    found = plots.figures(summary_of(make_run, SPECS, (0, 1, 2)))
+    assert found.keys() == {"loss", "differences", "cost", "shapes", "degrees"}
     for png in (image.png for image in found.values()):
         assert png.startswith(b"\x89PNG")
         width, height = struct.unpack(">II", png[16:24])
         assert 1.5 < width / plots.DOTS < 20
         assert 0.75 < height / plots.DOTS < 45
+
+
+def test_one_seed_has_intervals_over_documents_and_no_degrees(make_run: Any) -> None:
+    summary = summary_of(make_run, SPECS, (0,))
+    assert plots.forest(summary)
+    assert plots.degrees(summary) is None
 
 
 def test_one_arm_has_curves_alone(make_run: Any) -> None:
@@ -85,7 +87,7 @@ def test_a_crowd_is_drawn_by_family(make_run: Any) -> None:
     summary = summarise(Results(Settings(activations=specs), tuple(read(make_run(spec, 1, 1.5)) for spec in specs)))
     rows = [[arm.label for arm in row] for row in plots._groups(summary)]
     assert rows == [["gelu", "relu"], ["gelu", *specs[2:10]], ["gelu", *specs[10:]]]
-    assert plots.figures(summary)["loss"].png.startswith(b"\x89PNG")
+    assert plots._loss(summary).png.startswith(b"\x89PNG")
 
 
 def summary_of(make_run: Any, specs: tuple[str, ...], seeds: tuple[int, ...]) -> Summary:

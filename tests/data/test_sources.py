@@ -388,7 +388,7 @@ def quick_xz(content: bytes) -> bytes:
     return lzma.compress(content, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 23}])
 
 
-@pytest.mark.parametrize("line", [b'{"text": "' + b"a" * (1 << 25) + b'"}', b'{"text": ""}\n' * (1 << 20)])
+@pytest.mark.parametrize("line", [b'{"text": "' + b"a" * (1 << 25) + b'"}', b'{"text": ""}\n' * (1 << 17)])
 @pytest.mark.parametrize("suffix", ["gz", "zst", "bz2", "xz"])
 def test_a_zip_bomb_is_refused_in_bounded_memory(
     line: bytes, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
