@@ -8,7 +8,6 @@ Shapes in the comments: B batch, T time (tokens), C n_embd, H heads, D = C/H, S 
 """
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,8 +23,6 @@ import decoding
 from activations import registry
 from config.schema import GPTConfig
 from pretrained import folder
-
-logger = logging.getLogger("model")
 
 WRITTEN_OUT = 512  # tokens up to which attention on CPUs in bfloat16 is written out
 
@@ -209,6 +206,7 @@ class GPT(nn.Module):
     """
 
     product = staticmethod(F.linear)  # the head's, as in Linear
+    is_compiled = False
 
     def __init__(self, config: GPTConfig, seed: int = 0) -> None:
         super().__init__()
@@ -257,7 +255,10 @@ class GPT(nn.Module):
         With a `cache` the logits are those of the last token alone, (B, 1, V), and the tokens join the cache.
         """
         x = self.transformer(tokens, cache)
-        return self.logits(x) if targets is None else self.loss(x, targets, reduction)
+        y = self.logits(x) if targets is None else self.loss(x, targets, reduction)
+        if self.is_compiled and y.requires_grad and not torch.compiler.is_compiling():
+            y.register_hook(refuse_second_derivatives)
+        return y
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (..., V) of the transformer's output (..., C); the padded ids have none. muP divides them by `width_ratio`."""
@@ -276,12 +277,14 @@ class GPT(nn.Module):
 
         `inside_hooks` leaves hooks on the blocks, as FSDP's, out of the graph.
         Compile time does not grow with depth, and the step is as fast as from one graph of everything, or faster (LOG.md).
+        Asked for second derivatives, the model raises RuntimeError from then on.
         """
         for block in self.transformer.h:
             if inside_hooks:
                 block.forward = torch.compile(block.forward, **options)
             else:
                 block.compile(**options)
+        self.is_compiled = True
         self.loss = torch.compile(self.loss, **options)  # type: ignore[method-assign]
 
     def recompute_blocks(self) -> None:
@@ -315,14 +318,6 @@ class GPT(nn.Module):
     def flops_per_token(self) -> int:
         """Floating-point operations a trained token: see `GPTConfig.flops_per_token`."""
         return self.config.flops_per_token(self.num_parameters())
-
-    def crop_block_size(self, block_size: int) -> None:
-        """Keep the first `block_size` positions, in place, and say so. ValueError where there are fewer."""
-        if block_size > self.config.block_size:
-            raise ValueError(f"block_size {block_size} is above the {self.config.block_size} positions of the model")
-        logger.warning("block_size %d: the first of the model's %d positions are kept", block_size, self.config.block_size)
-        self.config = dataclasses.replace(self.config, block_size=block_size)
-        self.transformer.wpe = nn.Embedding.from_pretrained(self.transformer.wpe.weight[:block_size].detach(), freeze=False)
 
     def gpt2_state_dict(self) -> dict[str, Tensor]:
         """Every tensor under GPT-2's name and in its orientation, the tied table once and unpadded."""
@@ -365,11 +360,18 @@ class GPT(nn.Module):
         """
         path = folder.locate(name_or_path)
         config, state = folder.read(path)
+        if block_size is not None and block_size != config.block_size:
+            config, state = folder.cropped(config, state, block_size)
         model = cls(config)
         model.load_gpt2_state_dict(state, str(path))
-        if block_size is not None and block_size != config.block_size:
-            model.crop_block_size(block_size)
         return model
+
+
+def refuse_second_derivatives(gradient: Tensor) -> None:
+    """A hook on what compiled code computes: PyTorch's own error comes later, and names ways that lead no further."""
+    if torch.is_grad_enabled():
+        told = "take them of another GPT, not compiled: its load_state_dict takes these weights"
+        raise RuntimeError(f"a compiled GPT has first derivatives only, and create_graph asks for second ones; {told}")
 
 
 def initial_std(name: str, config: GPTConfig) -> float:

@@ -108,7 +108,8 @@ def _replacement(
         input_std = input_std[name]
     old = model.get_submodule(name)
     count = fed.size if fed else old.channels if isinstance(old, Activation) else 1
-    module = registry.build(spec, count, 1.0 if input_std is None else input_std, layer)
+    number = old.layer if isinstance(old, Activation) else layer  # ours knows its place
+    module = registry.build(spec, count, 1.0 if input_std is None else input_std, number)
     if fed:
         module.channel_dim = fed.dim
     if isinstance(module, Learnable):

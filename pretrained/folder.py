@@ -13,6 +13,7 @@ FIELDS says of every field of a config.json what happens to it. A field outside 
 keeps every key that anybody ever wrote into a config, and its GPT-2 ignores those that it does not know.
 """
 
+import dataclasses
 import logging
 import math
 import pickle
@@ -48,7 +49,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "mer
 BYTES_IDS, GPT2_IDS = 257, 50257
 EXPORTED = "learnable_gpt2"  # the model type of export.py's folders
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_gate.weight", "mlp.c_proj.weight")
-_TABLE = "transformer.wte.weight"
+_TABLE, _POSITIONS = "transformer.wte.weight", "transformer.wpe.weight"
 _HEADS = ("lm_head.weight", "transformer.lm_head.weight")
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -138,6 +139,15 @@ def read(folder: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
             raise ValueError(f"{weights}: {nonzero[0]} is not zero, and {path} says bias false; set it to true")
         state = {name: tensor for name, tensor in state.items() if not name.endswith("bias")}
     return config, _scaled(state, fields, config)
+
+
+def cropped(config: GPTConfig, state: dict[str, Tensor], block_size: int) -> tuple[GPTConfig, dict[str, Tensor]]:
+    """What `read` gives with the first `block_size` positions alone; says so. ValueError where there are fewer."""
+    if block_size > config.block_size:
+        raise ValueError(f"block_size {block_size} is above the {config.block_size} positions of the model")
+    logger.warning("block_size %d: the first of the model's %d positions are kept", block_size, config.block_size)
+    positions = {name: state[name][:block_size] for name in state if name == _POSITIONS}
+    return dataclasses.replace(config, block_size=block_size), state | positions
 
 
 def write(directory: Path, config: GPTConfig, state: dict[str, Tensor]) -> None:

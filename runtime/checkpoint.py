@@ -22,7 +22,7 @@ from torch import Tensor
 
 import activations
 from config.foreign import read_object, read_tensors
-from config.schema import Config, from_dict, names
+from config.schema import Config, GPTConfig, from_dict, names
 from data import files
 from data.files import remove, write_atomically, write_json, write_text
 from data.shards import file_sha256
@@ -203,16 +203,15 @@ def load_weights(model: GPT, folder: Path, put: Callable[[Tensor, Tensor], objec
     The file is mapped: a process that puts a part of each tensor into its model does not hold the others.
     """
     path = folder / "model.safetensors"
-    _load(model, read_tensors(path, model.config), path, put)
+    model.load_gpt2_state_dict(_read(path, model.config), str(path), put)
 
 
-def _load(model: GPT, tensors: dict[str, Tensor], path: Path, put: Callable[[Tensor, Tensor], object]) -> None:
-    """A run's weights have the model's own types: other ones would be rounded without a word."""
-    own = model.state_dict()
-    if wrong := [name for name, tensor in tensors.items() if name in own and tensor.dtype != own[name].dtype]:
-        found, asked = tensors[wrong[0]].dtype, own[wrong[0]].dtype
-        raise ValueError(f"{path}: {wrong[0]} is {found}, not {asked}; use another checkpoint")
-    model.load_gpt2_state_dict(tensors, str(path), put)
+def _read(path: Path, config: GPTConfig) -> dict[str, Tensor]:
+    """A run's weights are float32: other ones would be rounded without a word."""
+    tensors = read_tensors(path, config)
+    if wrong := [name for name, tensor in tensors.items() if tensor.dtype != torch.float32]:
+        raise ValueError(f"{path}: {wrong[0]} is {tensors[wrong[0]].dtype}, not {torch.float32}; use another checkpoint")
+    return tensors
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -232,15 +231,25 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 def load_model(run: str | Path, which: str = "best") -> tuple[GPT, Config]:
     """The model of a run's checkpoint, on the CPU in evaluation mode, with the run's `Config`. Raises ValueError."""
+    folder, config = _checked(run, which)
+    model = GPT(config.gpt(config.vocab_size))
+    load_weights(model, folder, sharding.put)
+    return model.eval(), config
+
+
+def read_weights(run: str | Path, which: str = "best") -> tuple[GPTConfig, dict[str, Tensor]]:
+    """What such a model is made of, and its weights as the file has them, mapped. Raises ValueError."""
+    folder, config = _checked(run, which)
+    of_model = config.gpt(config.vocab_size)
+    return of_model, _read(folder / "model.safetensors", of_model)
+
+
+def _checked(run: str | Path, which: str) -> tuple[Path, Config]:
+    """The folder of a checkpoint whose weights are undamaged, and its config."""
     folder = find(run, which)
     if not verify(folder, ("model.safetensors", "config.json")):
         say_unchecked(folder)
-    config = read_config(folder)
-    path = folder / "model.safetensors"
-    tensors = read_tensors(path, config.gpt(config.vocab_size))
-    model = GPT(config.gpt(config.vocab_size))
-    _load(model, tensors, path, sharding.put)
-    return model.eval(), config
+    return folder, read_config(folder)
 
 
 def say_unchecked(folder: Path) -> None:

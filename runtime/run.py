@@ -100,6 +100,7 @@ class Run:
 
     def observe(self, batch: Batch) -> dict[str, Any]:
         """Telemetry of every activation on this process's first micro-batch, by the uncompiled model."""
+        self.seed_dropout(self.progress.step)  # or the first row would depend on what this process did before
         inputs, _ = self.to_device(batch)[0]
         with torch.no_grad(), autocast(self.processes.device, self.dtype):
             return telemetry.observe(self.gpt, inputs)

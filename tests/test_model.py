@@ -510,3 +510,20 @@ def test_halves_keep_the_last_half_when_the_context_is_full() -> None:
     assert torch.equal(sliding[:, :9], tokens[:, :9])  # up to block_size, and the first token past it, they are the same
     assert torch.equal(sliding, gpt.generate(start, 20, temperature=0, window="sliding"))
     assert not torch.equal(sliding, tokens)
+
+
+def test_a_compiled_model_refuses_second_derivatives_in_its_own_words() -> None:
+    """PyTorch's error would come later and name a switch that leads to the next error. First derivatives stay as they are."""
+    torch._dynamo.reset()
+    config = GPTConfig(n_layer=1, n_head=2, n_embd=16, block_size=8, vocab_size=40, activation="hermite:degree=3")
+    plain, gpt = GPT(config, seed=1), GPT(config, seed=1)
+    gpt.compile(backend="aot_eager", fullgraph=True)
+    tokens, parameters = torch.arange(8)[None], list(gpt.parameters())
+    with pytest.raises(RuntimeError, match=r"a compiled GPT has first derivatives only.*another GPT, not compiled"):
+        torch.autograd.grad(gpt(tokens, tokens), parameters, create_graph=True)
+    found = torch.autograd.grad(gpt(tokens, tokens), parameters)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # the only one that is differentiable twice
+        wanted = torch.autograd.grad(plain(tokens, tokens), list(plain.parameters()), create_graph=True)
+        sum(g.square().sum() for g in wanted).backward()
+    torch.testing.assert_close(found, wanted)
+    assert plain.transformer.wte.weight.grad is not None

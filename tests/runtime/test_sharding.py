@@ -18,6 +18,7 @@ import train
 from config.schema import Config
 from model import GPT
 from runtime import checkpoint, sharding
+from runtime import weights as starts
 from runtime.run import Run
 from tests.runs import PRESET, arguments, free_port, in_processes, metrics, rows, train_here, weights
 
@@ -121,6 +122,41 @@ def test_losses_weights_and_files_are_those_of_one_process_and_of_ddp(base: Conf
     # Another world size, and back to one process without sharding.
     longer = dataclasses.replace(base, out_dir=late.out_dir, max_steps=6, lr_decay_steps=4)
     assert rows(train_here(longer))[-1]["step"] == 6
+
+
+def test_what_goes_together_with_it(base: Config, tmp_path: Path) -> None:
+    """muP, a gated MLP, an activation for each part of the depth, a start from other weights, recomputing and branches."""
+    fields: dict[str, Any] = {"activation": "tpgu:degree=5;fourier:degree=1", "mlp": "gated", "mup_base_width": 16}
+    start = train_here(dataclasses.replace(base, **fields, out_dir=str(tmp_path / "start")))
+
+    def runs(place: str, **changes: Any) -> list[Config]:
+        begun = dataclasses.replace(base, **fields, **changes, init_from=start.out_dir, lr_decay_steps=0)
+        trunk = dataclasses.replace(
+            begun, lr_schedule="constant", max_steps=3, checkpoint_steps="2", out_dir=str(tmp_path / place / "trunk")
+        )
+        branch = dataclasses.replace(
+            begun, lr_schedule="wsd", branch_from=f"{trunk.out_dir}@2", out_dir=str(tmp_path / place / "branch")
+        )
+        other = dataclasses.replace(
+            begun, activation="hermite:degree=3;gelu", block_size=16, max_steps=2, out_dir=str(tmp_path / place / "other")
+        )
+        return [trunk, branch, other]
+
+    one, two = runs("one"), runs("two", parallelism="fsdp", recompute="blocks")
+    for config in one:
+        train_here(config)
+    together(2, two, tmp_path)
+    for whole, parts in zip(one, two, strict=True):
+        alike(whole, parts, 2e-5)
+
+
+def test_a_start_from_other_weights_makes_no_second_model(base: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a process of many copies its part of a mapped file, and never holds the whole."""
+    config = dataclasses.replace(base, vocab_size=257, init_from=base.out_dir, out_dir=base.out_dir + "_next")
+    gpt, copied = GPT(config.gpt(257)), list[str]()
+    monkeypatch.delattr(starts, "GPT")
+    starts.start_from(gpt, config, None, lambda own, value: copied.append(str(tuple(value.shape))))  # type: ignore[arg-type]
+    assert len(copied) == len(gpt.gpt2_state_dict())
 
 
 def test_bfloat16_gathers_what_autocast_would_round(base: Config, tmp_path: Path) -> None:
