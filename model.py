@@ -7,7 +7,6 @@ writes, and `from_pretrained` loads what `transformers` and OpenAI published.
 Shapes in the comments: B batch, T time (tokens), C n_embd, H heads, D = C/H, S cached time, V vocab_size, P = V padded.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -226,7 +226,10 @@ class Learnable(Activation):
         parameters = [getattr(self, name) for name in self.parameter_names]
         if not self.has_kernel or only_plain(x, *parameters):
             return self.plain(x, self.unit, *parameters)
-        return self.function()(x, self.plain, self.unit, *parameters)
+        # Images whose channels lie innermost in memory keep that, as they do in torch.nn.GELU.
+        moved = self.rows() == 1 and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        y = self.function()(x.movedim(1, -1) if moved else x, self.plain, self.unit, *parameters)
+        return y.movedim(-1, 1) if moved else y
 
     @property
     def has_kernel(self) -> bool:

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "pretrained": {"activations", "config", "data", "pretrained"},
     "decoding": {"activations"},
     "model": {"activations", "config", "decoding", "pretrained.folder"},
-    "runtime": {"activations", "config", "data", "model"},
+    "runtime": {"activations", "config", "data", "model", "pretrained.folder"},
     "train": {"activations", "config", "data", "model", "runtime"},
     "evaluation": {"activations", "config", "data", "decoding", "model", "pretrained", "runtime"},
     "sample": {"activations", "config", "data", "decoding", "evaluation", "model", "runtime"},

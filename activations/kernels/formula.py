@@ -37,6 +37,13 @@ class Formula:
     """Dear enough op by op that 16-bit inputs on a CPU are better served from a table of all their values."""
 
 
+def may_look(z: Tensor) -> bool:
+    """Whether code may choose by the numbers in z: where they are at hand, on a CPU, and no compiler or tracer follows."""
+    if torch.compiler.is_compiling() or z.device.type != "cpu":
+        return False
+    return type(z) is Tensor and not torch._C._len_torch_dispatch_stack()  # FakeTensorMode, make_fx; no public name for it
+
+
 def working_dtype(x: Tensor) -> torch.dtype:
     """float64 for float64 inputs, float32 for everything else."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

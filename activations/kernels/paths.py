@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from activations.kernels.formula import Formula, Total, working_dtype
+from activations.kernels.formula import Formula, Total, may_look, working_dtype
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ TABLE_PAYS_FROM = 4 * PATTERNS
 
 
 def choose(formula: Formula, x: Tensor) -> str:
-    """`whole` under a compiler and off the CPU, `table` for dear formulas of many 16-bit values, else `blocks`."""
-    if torch.compiler.is_compiling() or x.device.type != "cpu":
+    """`whole` under a compiler or tracer and off the CPU, `table` for dear formulas of many 16-bit values, else `blocks`."""
+    if not may_look(x):
         return "whole"
     path = "table" if formula.tabulated and x.itemsize == 2 and x.shape[1] == 1 and x.numel() >= TABLE_PAYS_FROM else "blocks"
     _announce(path, x.dtype)

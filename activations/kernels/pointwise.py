@@ -20,13 +20,26 @@ is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compili
 
 
 def only_plain(*tensors: Tensor) -> bool:
-    """Whether only plain operators will do: in torch.func's transforms, in forward-mode AD, in torch.export."""
+    """Whether only plain operators will do: in torch.func's transforms, in forward-mode AD, in torch.export and jit.trace.
+
+    Compiled code too: a transform inside torch.compile may be one of several, and so ask for second derivatives.
+    """
     if torch.compiler.is_compiling():
-        return is_exporting()
-    # PyTorch asks the same of itself, in autograd.Function.apply and in its vmap; there are no public names for it.
-    if torch._C._are_functorch_transforms_active() or any(map(torch._C._functorch.is_legacy_batchedtensor, tensors)):
+        return is_exporting() or _transforms()
+    if torch._C._get_tracing_state() is not None:
+        return True
+    if _transforms() or any(map(torch._C._functorch.is_legacy_batchedtensor, tensors)):
         return True
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+@torch.compiler.assume_constant_result
+def _transforms() -> bool:
+    """Whether a transform of torch.func is at work; PyTorch asks itself so, and has no public name for it.
+
+    A constant to Dynamo, which enters the transforms that it traces: the call would be a node that no cache of graphs takes.
+    """
+    return torch._C._are_functorch_transforms_active()
 
 
 class Pointwise:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from activations.kernels.formula import Formula, Total
+from activations.kernels.formula import Formula, Total, may_look
 from activations.kernels.pointwise import Pointwise
 
 
@@ -26,7 +26,7 @@ def horner(z: Tensor, out: Tensor | None, c: Sequence[Tensor]) -> Tensor:
     """
     if len(c) == 1:
         return torch.zeros_like(z).add_(c[0])
-    if c[-1].ndim == 0 and z.device.type == "cpu" and not torch.compiler.is_compiling():
+    if c[-1].ndim == 0 and may_look(z):
         y = torch.add(c[-2], z, alpha=float(c[-1]), out=out)  # one pass over memory instead of two
     else:
         y = torch.mul(z, c[-1], out=out).add_(c[-2])

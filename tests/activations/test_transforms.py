@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import forward_ad, grad
 from torch.func import functional_call, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import activations
 from activations import registry
@@ -256,9 +258,69 @@ def test_gelu_is_the_measure() -> None:
     torch.testing.assert_close(vmap(torch.func.grad(lambda u: F.gelu(u).sum()))(x), jacrev(lambda u: F.gelu(u).sum())(x))
 
 
+TRACED = [*SPECS, "hermite:degree=8"]  # a recurrence, and powers
+
+
+@pytest.mark.parametrize("spec", TRACED)
+def test_tracers_follow_it(spec: str) -> None:
+    """make_fx and jit.trace record operators that hold for other inputs and coefficients; fake tensors have no numbers."""
+    module, x = activations.build(spec, CHANNELS, 0.7), draw(3, CHANNELS).float()
+    parameters = {name: p.detach() for name, p in (*module.named_parameters(), *module.named_buffers())}
+    other = parameters | {name: 1.1 * parameters[name] for name, _ in module.named_parameters()}
+
+    def f(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(module, parameters, (x,))
+
+    for mode in ("real", "fake"):
+        traced = make_fx(f, tracing_mode=mode)(parameters, x)
+        torch.testing.assert_close(traced(other, -x), f(other, -x), rtol=1e-5, atol=1e-5)
+    recorded = torch.jit.trace(module, (x,), check_trace=False)
+    longer = draw(5, CHANNELS, seed=1).float()
+    torch.testing.assert_close(recorded(longer), module(longer), rtol=1e-5, atol=1e-5)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fake = torch.randn(3, CHANNELS, requires_grad=True)
+        module(fake).sum().backward()
+    assert fake.grad is not None
+    assert fake.grad.shape == (3, CHANNELS)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_images_keep_their_memory_format(spec: str) -> None:
+    module = activations.build(spec, CHANNELS, 0.7)
+    module.channel_dim = 1
+    x = draw(2, CHANNELS, 3, 5).float().contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = module(x)
+    y.square().sum().backward()
+    leaf = x.detach().contiguous().requires_grad_()
+    module(leaf).square().sum().backward()
+    for own, other in ((y, module(leaf)), (x.grad, leaf.grad)):
+        assert own is not None
+        assert other is not None
+        assert own.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(own, other)
+
+
+@pytest.mark.parametrize("spec", ["gelu", "hermite", "tropical:per=channel"])
+def test_derivatives_inside_compiled_code(spec: str) -> None:
+    """torch.compile of a function that differentiates twice, backward and forward: Dynamo has to meet the plain formula."""
+    torch._dynamo.reset()
+    module, x = activations.build(spec, CHANNELS, 0.7).double(), draw(2, CHANNELS)
+
+    def energy(x: Tensor) -> Tensor:
+        return module(x).square().sum()
+
+    def derivatives(x: Tensor) -> tuple[Tensor, ...]:
+        slope = torch.func.grad(energy)
+        return torch.func.grad(lambda x: slope(x).square().sum())(x), jvp(slope, (x,), (torch.ones_like(x),))[1]
+
+    compiled = torch.compile(derivatives, backend="eager", fullgraph=True)
+    for own, other in zip(compiled(x), derivatives(x), strict=True):
+        torch.testing.assert_close(own, other)
+
+
 @pytest.mark.parametrize("spec", ["gelu", "hermite"])
 def test_a_compiled_model_refuses_second_derivatives_and_the_uncompiled_one_has_them(spec: str) -> None:
-    """PyTorch's own error, for every model: it comes from outside the compiled graph, so that we cannot word it."""
+    """PyTorch's own error where the model is its user's: it comes from outside the compiled graph. `GPT` has one of its own."""
     model = network(spec)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     x = draw(3, 2).requires_grad_()
