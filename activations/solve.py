@@ -72,9 +72,18 @@ class Projection(NamedTuple):
     c: Tensor
 
 
+class _Point(NamedTuple):
+    """A `Projection` with an orthonormal basis of the columns there, as `_project` has them."""
+
+    misfit: float
+    theta: Tensor
+    c: Tensor
+    basis: Tensor
+
+
 def project(design: Callable[[Tensor], Tensor], right: Tensor, theta: Tensor) -> Projection:
     """The best c at `theta` as it is; design: theta (p,) to (N, k), right (N,)."""
-    return _project(design, right, theta)[0]
+    return Projection(*_project(design, right, theta)[:3])
 
 
 def variable_projection(design: Callable[[Tensor], Tensor], right: Tensor, start: Tensor, steps: int = 60) -> Projection:
@@ -82,49 +91,48 @@ def variable_projection(design: Callable[[Tensor], Tensor], right: Tensor, start
 
     Golub and Pereyra 1973, with Kaufman's (1975) Jacobian -P (d design / d theta) c, P the projection off the design's columns.
     """
-    best, basis = _project(design, right, start)
-    damping = 1e-3
-    for _ in range(steps):
-        tangent, fitted = _jacobian(functools.partial(_priced, design, c=best.c), best.theta)
-        J = basis @ (basis.T @ tangent) - tangent
-        r = F.pad(right, (0, len(best.c))) - fitted
-        scale = J.norm(dim=0).clamp(min=1e-12 * J.norm() + 1e-30)
-        curvature, gradient = (J / scale).T @ (J / scale), (J / scale).T @ r
-        for _ in range(10):
-            # Normal equations: the damped step need not be accurate, and p x p solves do not wait for other threads.
-            damped = curvature + damping * torch.eye(len(scale), dtype=scale.dtype)
-            step = -torch.cholesky_solve(gradient[:, None], torch.linalg.cholesky(damped))[:, 0] / scale
-            trial, trial_basis = _project(design, right, best.theta + step)
-            if trial.misfit < best.misfit:
-                break
-            damping *= 4
-        else:
-            return best
-        gained = 1 - trial.misfit / best.misfit
-        best, basis, damping = trial, trial_basis, max(damping / 6, 1e-10)
-        if gained < 1e-5:
-            return best
-    return best
+
+    def linearised(found: _Point) -> tuple[Tensor, Tensor]:
+        tangent, fitted = _jacobian(functools.partial(_priced, design, c=found.c), found.theta)
+        return found.basis @ (found.basis.T @ tangent) - tangent, F.pad(right, (0, len(found.c))) - fitted
+
+    best = _descend(functools.partial(_project, design, right), linearised, start, steps, enough=1e-5)
+    return Projection(*best[:3])
 
 
 def gauss_newton(residual: Callable[[Tensor], Tensor], start: Tensor, steps: int = 100) -> Tensor:
     """A local minimum theta (p,) of |residual(theta)|^2 from `start`, never worse than there, by damped steps.
 
-    Levenberg 1944, Marquardt 1963. residual: (p,) to (N,), differentiable as often as autograd is asked.
+    residual: (p,) to (N,), differentiable as often as autograd is asked.
     """
 
-    def at(theta: Tensor) -> Projection:
+    def at(theta: Tensor) -> _Point:
         misfit = float(residual(theta).detach().square().sum())
-        return Projection(misfit if math.isfinite(misfit) else math.inf, theta, torch.ones(1, dtype=theta.dtype))
+        return _Point(misfit if math.isfinite(misfit) else math.inf, theta, theta, theta)
 
+    return _descend(at, lambda found: _jacobian(residual, found.theta), start, steps, enough=1e-6).theta
+
+
+def _descend(
+    at: Callable[[Tensor], _Point],
+    linearised: Callable[[_Point], tuple[Tensor, Tensor]],
+    start: Tensor,
+    steps: int,
+    enough: float,
+) -> _Point:
+    """Steps of Gauss-Newton, damped until the misfit falls (Levenberg 1944, Marquardt 1963), while one gains `enough` of it.
+
+    linearised: a point to the Jacobian (N, p) and the residual (N,).
+    """
     best, damping = at(start), 1e-3
     for _ in range(steps):
-        J, r = _jacobian(residual, best.theta)
+        J, r = linearised(best)
         if not J.isfinite().all():
-            return best.theta
+            return best
         scale = J.norm(dim=0).clamp(min=1e-12 * J.norm() + 1e-30)
         curvature, gradient = (J / scale).T @ (J / scale), (J / scale).T @ r
         for _ in range(12):
+            # Normal equations: the damped step need not be accurate, and p x p solves do not wait for other threads.
             damped = curvature + damping * torch.eye(len(scale), dtype=scale.dtype)
             step = -torch.cholesky_solve(gradient[:, None], torch.linalg.cholesky(damped))[:, 0] / scale
             trial = at(best.theta + step)
@@ -132,12 +140,12 @@ def gauss_newton(residual: Callable[[Tensor], Tensor], start: Tensor, steps: int
                 break
             damping *= 4
         else:
-            return best.theta
+            return best
         gained = 1 - trial.misfit / best.misfit
         best, damping = trial, max(damping / 6, 1e-10)
-        if gained < 1e-6:
-            return best.theta
-    return best.theta
+        if gained < enough:
+            return best
+    return best
 
 
 def best_projection(
@@ -156,14 +164,14 @@ def best_projection(
     return min(refined, unrefined, key=lambda found: found.misfit)
 
 
-def _project(design: Callable[[Tensor], Tensor], right: Tensor, theta: Tensor) -> tuple[Projection, Tensor]:
-    """Also an orthonormal basis (N + k, k) of the columns of the priced design: the design over ROUNDING times its norms.
+def _project(design: Callable[[Tensor], Tensor], right: Tensor, theta: Tensor) -> _Point:
+    """The best c, and an orthonormal basis (N + k, k) of the priced design's columns: the design over ROUNDING times its norms.
 
     Each coefficient pays for the rounding of its column in float32, or columns that nearly cancel would get huge ones.
     """
     matrix = design(theta)
     if not matrix.isfinite().all():
-        return Projection(math.inf, theta, torch.zeros_like(matrix[0])), matrix
+        return _Point(math.inf, theta, torch.zeros_like(matrix[0]), matrix)
     norms = matrix.norm(dim=0).clamp(min=torch.finfo(matrix.dtype).tiny)
     price = ROUNDING * torch.eye(len(norms), dtype=matrix.dtype)
     Q, R = torch.linalg.qr(torch.cat([matrix / norms, price]))
@@ -171,7 +179,7 @@ def _project(design: Callable[[Tensor], Tensor], right: Tensor, theta: Tensor) -
     scaled = torch.linalg.solve_triangular(R, wanted[:, None], upper=True)[:, 0]
     c = scaled / norms
     misfit = (right - matrix @ c).square().sum() + (ROUNDING * scaled).square().sum()
-    return Projection(float(misfit), theta, c), Q
+    return _Point(float(misfit), theta, c, Q)
 
 
 def _priced(design: Callable[[Tensor], Tensor], theta: Tensor, c: Tensor) -> Tensor:
