@@ -280,9 +280,9 @@ def show_times(rows: list[Row]) -> None:
     for row in rows:
         total = sum(row["parts_ms"].values())
         products = row["parts_ms"]["matrix products"] + row["parts_ms"]["attention"]
-        told = ", ".join(f"{part} {ms / total:.0%}" for part, ms in row["parts_ms"].items() if ms / total >= 0.005)
+        shares = ", ".join(f"{part} {ms / total:.0%}" for part, ms in row["parts_ms"].items() if ms / total >= 0.005)
         speed = row["flops_per_step"] / (products / 1e3) / row["peak_flops"] if products else 0.0
-        print(f"{row['contender']:20} {told}; of peak {speed:.2f}")
+        print(f"{row['contender']:20} {shares}; of peak {speed:.2f}")
 
 
 def show_quality(rows: list[Row]) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Table = dict[str, list[float]]  # column -> values, of one layer
-DOTS = 200  # an inch, of a PNG
+DOTS = 200.0  # an inch, of a PNG
 _CROWD = 12  # arms; more of them are drawn in a row of panels for each family
 _DENSE = 0.15  # of the highest density: within about two deviations of a normal law
 _LAYERS = 6  # at most so many columns of panels: first, last and evenly between

@@ -423,8 +423,8 @@ def _mup_problems(config: GPTConfig | Config) -> list[str]:
         problems.append(f"mup_base_heads={heads} has no effect without mup_base_width; give --mup_base_width")
     used = heads or config.n_head
     if not problems and width and used > 0 and width % used:
-        told = f"mup_base_heads={heads}" if heads else f"n_head={used}; give the base model's as --mup_base_heads"
-        problems.append(f"mup_base_width={width} is not a multiple of {told}")
+        divisor = f"mup_base_heads={heads}" if heads else f"n_head={used}; give the base model's as --mup_base_heads"
+        problems.append(f"mup_base_width={width} is not a multiple of {divisor}")
     return problems
 
 

@@ -333,8 +333,8 @@ def _dropout(path: Path, fields: dict[str, Any]) -> float:
     given = {name: fields.get(name, 0.1) for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
     if len(set(given.values())) == 1:
         return given["resid_pdrop"]  # type: ignore[no-any-return]  # GPTConfig checks it
-    told = ", ".join(f"{name} {value}" for name, value in given.items())
-    logger.warning("%s: %s; the model has one dropout for the three, and it is 0. Evaluation is the same.", path, told)
+    values = ", ".join(f"{name} {value}" for name, value in given.items())
+    logger.warning("%s: %s; the model has one dropout for the three, and it is 0. Evaluation is the same.", path, values)
     return 0.0
 
 
@@ -402,8 +402,8 @@ def _load_bin(path: Path) -> dict[str, Tensor]:
                     raise ValueError(f"{path} unpacks to more than it is; use another one")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, KeyError, MemoryError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        told = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} does not hold tensors alone, or is damaged ({told}); use another one") from None
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} does not hold tensors alone, or is damaged ({why}); use another one") from None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError(f"{path} does not hold tensors alone; use another one")
     return dict(_named(state))

@@ -39,9 +39,9 @@ def check(config: Config, trunk: Path) -> Config:
     config = replace(config, init_from=config.init_from or earlier.init_from)
     fixed = [name for name in names(resume="fixed") if name not in names(schedule=True)]
     if differing := [name for name in fixed if getattr(earlier, name) != getattr(config, name)]:
-        told = ", ".join(f"{name} was {getattr(earlier, name)!r} and is {getattr(config, name)!r}" for name in differing)
+        changes = ", ".join(f"{name} was {getattr(earlier, name)!r} and is {getattr(config, name)!r}" for name in differing)
         back = " ".join(f"--{name} {shlex.quote(str(getattr(earlier, name)))}" for name in differing)
-        raise ValueError(f"cannot branch from {trunk}: {told}; only the schedule may differ: type {back}")
+        raise ValueError(f"cannot branch from {trunk}: {changes}; only the schedule may differ: type {back}")
     return config
 
 

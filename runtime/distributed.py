@@ -94,8 +94,8 @@ class Processes:
             yield facts
         except Exception as error:  # told to the others, who would wait, and raised again below
             failure = error
-        told = "" if failure is None else str(failure) or type(failure).__name__
-        notes = self.gather([told, facts])
+        problem = "" if failure is None else str(failure) or type(failure).__name__
+        notes = self.gather([problem, facts])
         if failure:
             raise failure
         if failed := [f"rank {rank}: {problem}" for rank, (problem, _) in enumerate(notes) if problem]:
@@ -113,12 +113,14 @@ class Processes:
 
 def differences(facts: list[Mapping[str, Any]]) -> list[str]:
     """Where a rank has another value than the first rank that knows one, in words."""
-    told = []
+    differences = []
     for name in dict.fromkeys(name for table in facts for name in table):
         known = [(rank, table.get(name)) for rank, table in enumerate(facts) if table.get(name) is not None]
         first, value = known[0] if known else (0, None)
-        told += [f"rank {rank} has {name} {other!r}, rank {first} has {value!r}" for rank, other in known if other != value]
-    return told
+        differences += [
+            f"rank {rank} has {name} {other!r}, rank {first} has {value!r}" for rank, other in known if other != value
+        ]
+    return differences
 
 
 def join(

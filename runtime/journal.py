@@ -52,8 +52,8 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar:
             self._bar.close()
-        if told := self._profile.close():
-            say(told)
+        if summary := self._profile.close():
+            say(summary)
         if self._metrics:
             self._metrics.close()
 
@@ -93,8 +93,8 @@ class Journal:
         self._loss_sum, self._num_steps = self._loss_sum + loss, self._num_steps + 1
         self._bar.update()
         self._say_how_long(seconds)
-        if told := self._profile.step(seconds):
-            say(told)
+        if summary := self._profile.step(seconds):
+            say(summary)
         return seconds
 
     def _say_how_long(self, seconds: float) -> None:

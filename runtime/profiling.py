@@ -73,8 +73,8 @@ class Profile:
         write_text(folder / "table.txt", table(milliseconds))
         self._profiler = None
         largest = sorted(milliseconds.items(), key=lambda item: -item[1])[:3]
-        told = ", ".join(f"{name} {value / sum(milliseconds.values()):.0%}" for name, value in largest)
-        return f"profile of {steps} steps in {folder}: {told}"
+        shares = ", ".join(f"{name} {value / sum(milliseconds.values()):.0%}" for name, value in largest)
+        return f"profile of {steps} steps in {folder}: {shares}"
 
 
 def name_kernels() -> None:

@@ -105,8 +105,8 @@ def _check_moments(index: int, entry: Any, parameter: Tensor, moments: tuple[str
         if tensor.layout is not torch.strided or tensor.device.type != "cpu":
             raise ValueError(f"{name} of parameter {index} is no dense tensor in memory")
         if tensor.shape != shape or tensor.dtype is not dtype:
-            told = f"{tuple(tensor.shape)} {tensor.dtype}, not {tuple(shape)} {dtype}"
-            raise ValueError(f"{name} of parameter {index} is {told}")
+            difference = f"{tuple(tensor.shape)} {tensor.dtype}, not {tuple(shape)} {dtype}"
+            raise ValueError(f"{name} of parameter {index} is {difference}")
         if not tensor.is_contiguous():
             raise ValueError(f"{name} of parameter {index} is not contiguous")
     # A squared gradient may overflow without clipping; the update is then zero, and the run goes on.

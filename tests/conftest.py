@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+from comparison import plots
 from config.schema import Config
 from tests.runs import small_config, write_shards
 
@@ -23,6 +24,12 @@ def one_thread() -> None:
 def one_place_for_compiled_code() -> None:
     """PyTorch's default: runs of train.py find there what tests have compiled, and leave the user's cache alone."""
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", default_cache_dir())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_dots() -> None:
+    """Pictures of a ninth of the pixels: to pack them takes most of a test's time."""
+    plots.DOTS = 200 / 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -196,16 +196,15 @@ def test_a_signal_and_a_resume_leave_no_trace(defaults: Config, tmp_path: Path) 
 
 
 def test_the_same_through_torchrun(defaults: Config, tmp_path: Path) -> None:
-    """Two processes, compiled, as users start and stop them."""
-    whole = launch(defaults, 2, out_dir=str(tmp_path / "whole"))
-    assert whole.finish()[0] == 0
+    """Two processes, compiled, as users start and stop them, against two that were never stopped."""
+    whole = trained(dataclasses.replace(defaults, out_dir=str(tmp_path / "whole")), 2)
     stopped = launch(defaults, 2)
     stopped.send(signal.SIGTERM, at_step=11)
     code, errors = stopped.finish()
     assert code == 1, errors  # whatever its workers say
     stopped_at(defaults, errors)
     assert launch(defaults, 2).finish()[0] == 0
-    assert_same(whole.config, defaults)
+    assert_same(whole, defaults)
 
 
 def stopped_at(config: Config, said: str) -> None:

@@ -32,12 +32,6 @@ def make_run(tmp_path: Path) -> Maker:
     return make
 
 
-@pytest.fixture(autouse=True)
-def few_dots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures of a ninth of the pixels: to pack them takes most of a test's time."""
-    monkeypatch.setattr("comparison.plots.DOTS", 200 / 3)
-
-
 @pytest.fixture
 def finish_run() -> Maker:
     """finish_run(config, loss) -> the folder of that run, finished with that validation loss."""
