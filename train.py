@@ -17,7 +17,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import sys
 
 import torch
@@ -254,8 +253,4 @@ def due(step: int, interval: int, last: int) -> bool:
 
 
 if __name__ == "__main__":
-    code = main()
-    if weights_and_biases.hangs():
-        sys.stdout.flush()
-        os._exit(code)
-    sys.exit(code)
+    weights_and_biases.leave(main())

@@ -81,8 +81,4 @@ def speak_to(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    code = main()
-    if weights_and_biases.hangs():
-        sys.stdout.flush()
-        os._exit(code)
-    sys.exit(code)
+    weights_and_biases.leave(main())

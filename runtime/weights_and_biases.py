@@ -4,13 +4,15 @@ metrics.jsonl holds the same numbers. The first trouble (not installed, no key, 
 on nothing more is sent.
 """
 
+import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from config.schema import Config
 
@@ -94,3 +96,11 @@ class Board:
 def hangs() -> bool:
     """Whether a thread of W&B is left behind: its package then waits for the network at the end of the process."""
     return any(thread.name == THREAD for thread in threading.enumerate())
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code, and do not wait for the network."""
+    if hangs():
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
