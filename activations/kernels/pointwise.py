@@ -87,7 +87,9 @@ def _prepare(formula: Formula, x: Tensor, coefficients: Sequence[Tensor]) -> tup
 
 
 def _evaluate(formula: Formula, x: Tensor, rows: int, columns: paths.Columns) -> Tensor:
-    return paths.value(formula, _blocks(x, rows), columns).view(x.shape)
+    # Not `view`: autograd forbids to change in place what a custom function returns as a view, as dropout may.
+    y: Tensor = torch.ops.aten._unsafe_view(paths.value(formula, _blocks(x, rows), columns), x.shape)
+    return y
 
 
 class _Differentiable(torch.autograd.Function):
@@ -137,8 +139,8 @@ def _recorded(
         found = iter(torch.autograd.grad(plain(*views), wanted, dy, create_graph=record, allow_unused=True))
         gradients = [next(found) if need else None for need in needed]
         if record and gradients[0] is not None:
-            # dx of piecewise linear functions holds no x: this ties them, with a derivative of zero, as nn.ReLU's is.
-            gradients[0] = torch.where(torch.ones_like(gradients[0], dtype=torch.bool), gradients[0], views[0])
+            # dx of piecewise linear functions holds no x: this ties them, with a derivative of zero as often as nn.ReLU's is.
+            gradients[0] = torch.where(torch.ones_like(gradients[0], dtype=torch.bool), gradients[0], torch.relu(views[0]))
     return gradients
 
 

@@ -101,6 +101,31 @@ def test_second_derivatives_of_a_network(spec: str) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS)
+def test_third_derivatives(spec: str) -> None:
+    """Zeros where F is piecewise linear, and no error: as of nn.ReLU."""
+    module, x = activations.build(spec, CHANNELS, 0.7).double(), draw(3, CHANNELS).requires_grad_()
+
+    def nth(y: Tensor, times: int) -> Tensor:
+        for _ in range(times):
+            (y,) = grad(y.sum(), x, create_graph=True)
+        return y
+
+    third = nth(module(x), 3)
+    step = 1e-5
+    ends = [grad(nth(module(x + sign * step), 1).sum(), x)[0] for sign in (1, -1)]
+    assert_near(third.detach(), (ends[0] - ends[1]) / (2 * step), 1e-4)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_what_it_returns_may_be_changed_in_place(spec: str) -> None:
+    """As dropout does; and its inputs may not before the backward pass, where they are kept."""
+    module, x = activations.build(spec, CHANNELS, 0.7), draw(3, CHANNELS).float().requires_grad_()
+    module(x).mul_(2).sum().backward()
+    (wanted,) = grad(2 * module(x).sum(), x)
+    torch.testing.assert_close(x.grad, wanted)
+
+
+@pytest.mark.parametrize("spec", SPECS)
 def test_functional_transforms(spec: str) -> None:
     model, x = network(spec), draw(5, 2)
     parameters = dict(model.named_parameters())
