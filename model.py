@@ -369,8 +369,8 @@ class GPT(nn.Module):
 def refuse_second_derivatives(gradient: Tensor) -> None:
     """A hook on what compiled code computes: PyTorch's own error comes later, and names ways that lead no further."""
     if torch.is_grad_enabled():
-        told = "take them of another GPT, not compiled: its load_state_dict takes these weights"
-        raise RuntimeError(f"a compiled GPT has first derivatives only, and create_graph asks for second ones; {told}")
+        advice = "take them of another GPT, not compiled: its load_state_dict takes these weights"
+        raise RuntimeError(f"a compiled GPT has first derivatives only, and create_graph asks for second ones; {advice}")
 
 
 def initial_std(name: str, config: GPTConfig) -> float:

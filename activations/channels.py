@@ -57,9 +57,9 @@ def find(
     if channel_dim is not None:
         raise ValueError("swap: channel_dim is read off a forward pass; pass example_inputs too")
     known = {
-        name: told
+        name: found
         for name, module in places.items()
-        if (told := _of_ours(module) or _in_torch_layer(model, name) or _in_sequence(model, name))
+        if (found := _of_ours(module) or _in_torch_layer(model, name) or _in_sequence(model, name))
     }
     rest = {name: module for name, module in places.items() if name not in known}
     if rest and (dummy := _dummy_inputs(model)):
@@ -116,7 +116,7 @@ def _in_torch_layer(model: nn.Module, name: str) -> Channels | None:
     for kind in (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer):
         if isinstance(parent, kind) and key == "activation":
             unchanged = type(parent).forward is kind.forward and type(parent)._ff_block is kind._ff_block
-            return _told(parent.linear1, "out") if unchanged else None
+            return _of_layer(parent.linear1, "out") if unchanged else None
     return None
 
 
@@ -133,8 +133,8 @@ def _in_sequence(model: nn.Module, name: str) -> Channels | None:
     at = [key for key, _ in chain].index(name)
     for ends, modules in (("out", reversed(chain[:at])), ("in", iter(chain[at + 1 :]))):
         for _, module in modules:
-            if told := _told(module, ends):
-                return told
+            if found := _of_layer(module, ends):
+                return found
             if not _keeps_channels(module):
                 break
     return None
@@ -155,7 +155,7 @@ def _chain(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
             yield full, child
 
 
-def _told(module: nn.Module, end: str) -> Channels | None:
+def _of_layer(module: nn.Module, end: str) -> Channels | None:
     if isinstance(module, nn.Linear):
         return Channels(module.out_features if end == "out" else module.in_features, -1)
     if isinstance(module, nn.modules.conv._ConvNd):
@@ -205,9 +205,9 @@ def _watched(
                 f"swap: the forward pass does not run {name!r}; pass example_inputs that reach it, or use per=layer"
             )
         if len(seen[id(module)]) > 1:
-            told = " and ".join(f"{size} (dimension {dim})" for size, dim in sorted(seen[id(module)]))
+            sizes = " and ".join(f"{size} (dimension {dim})" for size, dim in sorted(seen[id(module)]))
             raise ValueError(
-                f"swap: {name!r} is one module in several places, fed {told} channels; use per=layer, or one module a place"
+                f"swap: {name!r} is one module in several places, fed {sizes} channels; use per=layer, or one module a place"
             )
     return {name: next(iter(seen[id(module)])) for name, module in places.items()}
 

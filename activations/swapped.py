@@ -53,18 +53,18 @@ def load_swapped(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"load_swapped: {folder} has no config.json; give a folder that save_pretrained wrote")
-    told = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = told.get("swapped_activations")
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found = fields.get("swapped_activations")
     if not found:
         raise ValueError(f"load_swapped: {folder} records no swapped activations; load it with transformers' from_pretrained")
-    name = (told.get("architectures") or [""])[0]
+    name = (fields.get("architectures") or [""])[0]
     kind: Any = getattr(transformers, name, None)
     if not hasattr(kind, "from_pretrained") or not issubclass(kind, transformers.PreTrainedModel):
         raise ValueError(f"load_swapped: config.json names the architecture {name!r}, which transformers does not have")
     for field, value in found["fields"].items():
         *parts, key = field.split(".")
-        functools.reduce(lambda part, name: part[name], parts, told)[key] = value
-    config = kind.config_class.from_dict(told)
+        functools.reduce(lambda part, name: part[name], parts, fields)[key] = value
+    config = kind.config_class.from_dict(fields)
     weights: dict[str, Tensor] = {}
     for file in _shards(folder):
         weights |= load_file(file)

@@ -40,10 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     for specs in batches(options.size, names=options.families):
         for row in compare(specs, pick_device(options.device), "inductor", getattr(torch, options.dtype)):
             wrong += not row["good"]
-            told = (
+            finding = (
                 f"{row['error']:.1e} in {row['worst']}, {row['against_eager']:.1e} from eager{'' if row['good'] else '  WRONG'}"
             )
-            print(f"{row['activation']:48} {told}", flush=True)
+            print(f"{row['activation']:48} {finding}", flush=True)
     return int(wrong > 0)
 
 
@@ -143,11 +143,11 @@ def compare(
         good = errors[worst] < BOUND[dtype] and from_eager < 2 * BOUND[dtype]
         yield {"activation": spec, "error": errors[worst], "worst": worst, "against_eager": from_eager, "good": good}
     if kept > len(specs):
-        told = f"{kept} tensors of their inputs' size are saved"
+        finding = f"{kept} tensors of their inputs' size are saved"
         yield {
             "activation": f"{len(specs)} modules",
             "error": math.nan,
-            "worst": told,
+            "worst": finding,
             "against_eager": math.nan,
             "good": False,
         }

@@ -57,9 +57,9 @@ def save(out_dir: Path, step: int, weights: dict[str, Tensor], state: dict[str, 
             torch.save(state, folder / "state.pt")
         except (SafetensorError, RuntimeError) as error:  # what the two libraries make of an OSError
             free = shutil.disk_usage(root).free
-            told = str(error).splitlines()[0]
+            why = str(error).splitlines()[0]
             raise OSError(
-                f"the checkpoint of step {step} cannot be written ({told}); {free:,} bytes are free in {root}"
+                f"the checkpoint of step {step} cannot be written ({why}); {free:,} bytes are free in {root}"
             ) from error
         write_json(folder / "config.json", asdict(config))
         if config.tokenizer.startswith(TOKENIZER) and (out_dir / TOKENIZER).is_file():
@@ -85,13 +85,13 @@ def verify(folder: Path, names: Sequence[str] = FILES) -> bool:
     """
     if problem := _damage(folder, names):
         others = [path for path in _folders(folder.parent) if path.name != folder.name and is_whole(path)]
-        told = f"{folder.parent} holds no other one that is whole: copy it again, or begin in another folder"
+        advice = f"{folder.parent} holds no other one that is whole: copy it again, or begin in another folder"
         if others:
             whole = ", ".join(path.name for path in others)
-            told = (
+            advice = (
                 f"{whole} {'is' if len(others) == 1 else 'are'} whole: remove {folder} to go on from the newest of the others"
             )
-        raise ValueError(f"{problem}; {told}")
+        raise ValueError(f"{problem}; {advice}")
     return (folder / SUMS).is_file()
 
 
@@ -266,18 +266,18 @@ def check_resumable(config: Config, earlier: Config, folder: Path) -> dict[str, 
     former, given = earlier.values(resume="fixed"), config.values(resume="fixed")
     if differing := [name for name in given if given[name] != former[name]]:
         former, given = (values | {"branch_from": c.branch_from} for values, c in ((former, earlier), (given, config)))
-        told = ", ".join(f"{name} was {former[name]!r} and is {given[name]!r}" for name in differing)
+        changes = ", ".join(f"{name} was {former[name]!r} and is {given[name]!r}" for name in differing)
         if "lr_decay_steps" in differing and not config.lr_decay_steps:
-            told += " (left out, it is max_steps)"
+            changes += " (left out, it is max_steps)"
         back = " ".join(f"--{name} {shlex.quote(str(former[name]))}" for name in differing)
         another = "another run: --out_dir ANOTHER"
         if step_of(folder) is None:
             raise ValueError(
-                f"{folder} holds another run's rows: {told}; type {back} to begin that run again, or start {another}"
+                f"{folder} holds another run's rows: {changes}; type {back} to begin that run again, or start {another}"
             )
         if not set(differing) & set(names(model="shape")):
             another = f"another run from its weights: --init_from {folder.parent.parent} --out_dir ANOTHER"
-        raise ValueError(f"cannot resume {folder}: {told}; to go on type {back}, or start {another}")
+        raise ValueError(f"cannot resume {folder}: {changes}; to go on type {back}, or start {another}")
     was, now = asdict(earlier), asdict(config)
     return {name: (was[name], now[name]) for name in now if was[name] != now[name]}
 

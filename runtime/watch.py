@@ -30,7 +30,7 @@ class Watch:
     limits: dict[str, float] = field(default_factory=dict)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
     _norms: dict[str, dict[str, float]] = field(default_factory=dict)
-    _told: set[str] = field(default_factory=set)
+    _reported: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         for name, parameter in coefficients(self.model).items():
@@ -58,10 +58,10 @@ class Watch:
             f"{mlp}.{part}"
             for mlp, norms in self._norms.items()
             for part, norm in norms.items()
-            if norm == 0 and f"{mlp}.{part}" not in self._told
+            if norm == 0 and f"{mlp}.{part}" not in self._reported
         ]
         if dead:
-            self._told.update(dead)
+            self._reported.update(dead)
             lines.append(f"step {step}: no gradient reaches the weights of {', '.join(dead)}: they do not learn")
         if math.isfinite(loss):
             if len(self._recent) >= _FEWEST:
