@@ -5,7 +5,6 @@ the cache the passes are cheap.
 """
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -140,10 +139,9 @@ def _row_sums(product: Tensor) -> Tensor:
     (8192 x 3072, float32, seven sums: 16 -> 10 ms).
     """
     n, rows, width = product.shape
-    if width > 1 or product.device.type != "cpu":
+    if width > 1 or product.device.type != "cpu" or n % TILE:  # a compiler may know n as a symbol: two cases, two graphs
         return product.sum(-1, keepdim=True).sum(0)
-    tile = math.gcd(n, TILE)
-    return product.view(n // tile, tile, rows, 1).sum(1).sum(0)
+    return product.view(n // TILE, TILE, rows, 1).sum(1).sum(0)
 
 
 def _product(u: Tensor, v: Tensor | None = None) -> Tensor:

@@ -343,6 +343,19 @@ def test_derivatives_inside_compiled_code(spec: str) -> None:
         torch.testing.assert_close(own, other)
 
 
+@pytest.mark.parametrize("spec", ["hermite:per=channel", "tropical"])
+def test_compiled_code_takes_any_batch_size(spec: str) -> None:
+    """As Dynamo has it after a second size, and with dynamic=True from the first on."""
+    torch._dynamo.reset()
+    module = activations.build(spec, CHANNELS, 0.7)
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=True)
+    for size in (3, 128, 256, 5):
+        x = draw(size, CHANNELS).float().requires_grad_()
+        tensors = [x, *module.parameters()]
+        found = grad(compiled(x).square().sum(), tensors)
+        torch.testing.assert_close(found, grad(module(x).square().sum(), tensors), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("spec", ["gelu", "hermite"])
 def test_a_compiled_model_refuses_second_derivatives_and_the_uncompiled_one_has_them(spec: str) -> None:
     """PyTorch's own error where the model is its user's: it comes from outside the compiled graph. `GPT` has one of its own."""
