@@ -1,6 +1,8 @@
 """Seconds until a run speaks, has evaluated, has compiled, has taken its first step and has ended: without and with a cache.
 
-    python -m bench.start [PRESET.py] [--steps N] [--repeats N] [--json PATH] [--field value ...]
+`CPU`: the CPU seconds of the run and of the C++ compilers that it starts, which other programs on the machine change little.
+
+    python -m bench.start [--preset FILE.py] [--steps N] [--repeats N] [--json PATH] [--field value ...]
 
 Each run is train.py in a process of its own, as a user starts it; other fields go to it as they are. `cold`: its folder of
 compiled code is empty, and so is the folder for temporary files, where PyTorch keeps compiled headers. `warm`: both are those
@@ -30,18 +32,19 @@ MOMENTS = {
     "first step": "step 1: train_loss",
 }
 """Moments of a run, and how the line begins that tells of each."""
+COLUMNS = (*MOMENTS, "end", "CPU")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table and write the JSON."""
     parser = argparse.ArgumentParser(description="Seconds to the first step.")
-    parser.add_argument("preset", nargs="?", default=str(ROOT / "config" / "tiny_hermite.py"))
+    parser.add_argument("--preset", default=str(ROOT / "config" / "tiny_hermite.py"))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3, help="cold and warm runs in turns")
     parser.add_argument("--json", type=Path)
     options, fields = parser.parse_known_args(argv)
     rows = []
-    print(f"{'cache':6}" + "".join(f"{name:>12}" for name in (*MOMENTS, "end")))
+    print(f"{'cache':6}" + "".join(f"{name:>12}" for name in COLUMNS))
     for _ in range(options.repeats):
         with tempfile.TemporaryDirectory() as folder:
             cache = ["--compile_cache", str(Path(folder) / "cache"), "--max_steps", str(options.steps), "--log_interval", "1"]
@@ -58,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def timed(arguments: Sequence[str], temporary: str) -> Row:
     """Seconds from the start of a Python program until each moment, and until it ends. RuntimeError where it fails."""
-    started, found, said = time.perf_counter(), dict.fromkeys(MOMENTS, float("nan")), ""
+    started, before, found, said = time.perf_counter(), cpu_seconds(), dict.fromkeys(MOMENTS, float("nan")), ""
     command, environment = [sys.executable, *arguments], os.environ | {"TMPDIR": temporary}
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment) as process:
         assert process.stderr is not None, "it is a pipe"
@@ -68,17 +71,23 @@ def timed(arguments: Sequence[str], temporary: str) -> Row:
                     found[name] = time.perf_counter() - started
     if process.returncode:
         raise RuntimeError(f"{' '.join(arguments)} ended with {process.returncode}: {said.strip()}")
-    return found | {"end": time.perf_counter() - started}
+    return found | {"end": time.perf_counter() - started, "CPU": cpu_seconds() - before}
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of all processes that this one has started and that have ended, and of theirs."""
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 def median(rows: Sequence[Row]) -> Row:
     """The median of each moment."""
-    return {"cache": rows[0]["cache"]} | {name: statistics.median(row[name] for row in rows) for name in (*MOMENTS, "end")}
+    return {"cache": rows[0]["cache"]} | {name: statistics.median(row[name] for row in rows) for name in COLUMNS}
 
 
 def line(row: Row) -> str:
     """A row of the table."""
-    return f"{row['cache']:6}" + "".join(f"{row[name]:12.1f}" for name in (*MOMENTS, "end"))
+    return f"{row['cache']:6}" + "".join(f"{row[name]:12.1f}" for name in COLUMNS)
 
 
 if __name__ == "__main__":

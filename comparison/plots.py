@@ -14,6 +14,7 @@ import torch
 
 import activations
 from activations import plot, registry
+from comparison.axes import logarithmic
 from comparison.judge import Arm, Contrast, Summary
 from comparison.plan import short
 from comparison.record import Record
@@ -469,7 +470,8 @@ def lengths(summary: Summary) -> Image:
             marker = MARKERS[place // len(OKABE_ITO) % len(MARKERS)]
             line(axes, tokens, [contrast for _, contrast in points], name, {**style[name], "marker": marker})
         axes.axhline(0, color="black", linewidth=0.8)
-        axes.set(xscale="log", xlabel="training tokens", ylabel=_CHANGE)
+        axes.set(xlabel="training tokens", ylabel=_CHANGE)
+        logarithmic(axes)
         top = axes.secondary_xaxis("top", functions=(lambda t: np.divide(t, parameters), lambda r: np.multiply(r, parameters)))
         top.set_xlabel("tokens a parameter")
         figure.legend(loc="outside lower center", ncols=3, fontsize=8)

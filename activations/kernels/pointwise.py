@@ -164,8 +164,20 @@ def _table(x: Tensor, coefficients: Sequence[Tensor]) -> list[Tensor]:
 
 def _columns(prepared: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
     """Tensors (rows, m) as m columns each: 0-dim for one row, contiguous (rows, 1) otherwise."""
-    transposed = [t.t().contiguous() for t in prepared]
+    transposed = [_in_memory(t.t()) for t in prepared]
     return [t.view(-1).unbind() if t.shape[1] == 1 else t.unsqueeze(-1).unbind() for t in transposed]
+
+
+def _in_memory(t: Tensor) -> Tensor:
+    """t (k, rows), contiguous; of several rows, under a compiler, computed before the loop over the inputs.
+
+    Inductor would write what makes a coefficient into that loop, for every element: TPGU 5, a power each, took the step of
+    6 x 384 to 1.42 of GELU's time. It keeps the result of a sum, unless that has eight terms or fewer: here eight are zero.
+    """
+    if not torch.compiler.is_compiling() or t.shape[1] == 1:
+        return t.contiguous()
+    first = torch.arange(9, device=t.device).view(-1, 1) == 0
+    return torch.where(first, t.unsqueeze(1), 0.0).sum(1)
 
 
 def _like(gradient: Tensor, c: Tensor) -> Tensor:

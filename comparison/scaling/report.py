@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from comparison import document
+from comparison.axes import logarithmic
 from comparison.document import UNKNOWN, Block, Bullets, Code, Heading, Paragraph, Picture, Table, change
 from comparison.plots import MARKERS, Image, line, picture, styles
 from comparison.results import Results
@@ -150,7 +151,8 @@ def draw(scaling: Scaling, per_parameter: bool) -> Image:
                 look: dict[str, Any] = {**style[size], "marker": MARKERS[place % len(MARKERS)]}
                 line(axes, x, [p.contrast for p in points if p.contrast], size, look)
             axes.axhline(0, color="black", linewidth=0.8)
-            axes.set(xscale="log", title=arm)
+            axes.set(title=arm)
+            logarithmic(axes)
         for axes in grid[:, 0]:
             axes.set_ylabel(_AXIS)
         for axes in grid.flat[max(0, len(arms) - columns) : len(arms)]:  # the lowest of each column

@@ -22,6 +22,7 @@ def test_moments_are_those_of_the_lines(tmp_path: Path) -> None:
     row = start.timed([str(program)], str(tmp_path))
     assert 0 < row["first line"] < row["evaluated"] < row["first step"] < row["end"]
     assert math.isnan(row["compiled"])
+    assert row["CPU"] >= 0
     program.write_text("raise SystemExit('no data')")
     with pytest.raises(RuntimeError, match="ended with 1: no data"):
         start.timed([str(program)], str(tmp_path))
@@ -33,7 +34,8 @@ def test_cold_and_warm_runs_take_turns(small: Config, tmp_path: Path, capsys: py
     for name in ("--out_dir", "--max_steps", "--log_interval"):
         at = fields.index(name)
         del fields[at : at + 2]
-    assert start.main([PRESET, "--steps", "2", "--repeats", "1", "--json", str(tmp_path / "start.json"), *fields]) == 0
+    own = ["--preset", PRESET, "--steps", "2", "--repeats", "1", "--json", str(tmp_path / "start.json")]
+    assert start.main([*own, *fields]) == 0
     rows = json.loads((tmp_path / "start.json").read_text())["rows"]
     assert [row["cache"] for row in rows] == ["cold", "warm"]
     assert all(0 < row["first line"] < row["evaluated"] < row["first step"] < row["end"] for row in rows)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch._inductor.utils import run_and_get_code
 
 import activations
 from activations.kernels import pointwise
@@ -125,3 +126,14 @@ def test_without_a_name_for_export_compilers_get_the_plain_formula(monkeypatch: 
     x = torch.linspace(-2, 2, 24).view(3, 8)
     torch.testing.assert_close(torch.compile(act, backend="eager", fullgraph=True)(x).double(), act.reference(x.double()))
     assert not ran
+
+
+def test_coefficients_by_channel_are_made_before_the_loop_over_the_inputs() -> None:
+    """Inside it, where Inductor had put them, TPGU raised input_std to seven powers for each element."""
+    act, x = activations.build("tpgu:degree=5", 24), torch.randn(37, 24)
+    with torch.no_grad():
+        y, (code, *_) = run_and_get_code(torch.compile(act, fullgraph=True, dynamic=False), x)
+    assert torch.allclose(y, act(x), rtol=1e-5, atol=1e-6)
+    loop = code[code.rindex("(37L)") :]  # the last one over rows; a hundred temporaries before
+    assert "pow(" not in loop
+    assert 5 < loop.count("auto tmp") < 60
