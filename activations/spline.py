@@ -117,8 +117,8 @@ def _prepare(base: Tensor, rises: Tensor, outer: Tensor, place: Tensor) -> tuple
     return base, rises, outer, place, slopes.diff(dim=1)
 
 
-def _place(z: Tensor, place: Sequence[Tensor]) -> Tensor:
-    return torch.addcmul(place[0], z.clamp(-LARGEST_INPUT, LARGEST_INPUT), place[1])
+def _place(z: Tensor, place: Sequence[Tensor], bound: float) -> Tensor:
+    return torch.addcmul(place[0], z.clamp(-bound, bound), place[1])
 
 
 def _value(
@@ -131,7 +131,7 @@ def _value(
     bends: object,
 ) -> Tensor:
     """One clamp a piece: sums in a fixed order on any device. A gather needs scattered sums; their times are in LOG.md."""
-    w = _place(z, place)
+    w = _place(z, place, LARGEST_INPUT)
     y = torch.clamp(w, max=0, out=out).mul_(outer[0]).add_(base[0])
     for i, rise in enumerate(rises):
         y.addcmul_(rise, (w - i).clamp_(0, 1))
@@ -150,7 +150,8 @@ def _gradients(
     bends: Sequence[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
     """Sums: g, g min(w, 0), g c(w - i) for each piece, g max(w - K + 1, 0)."""
-    w = _place(z, place)
+    # Another bound than the value's: a compiler that sees the same w in both keeps it for the backward pass.
+    w = _place(z, place, 2 * LARGEST_INPUT)
     sums = [total(g), total(g, w.clamp(max=0))]
     sums += [total(g, (w - i).clamp_(0, 1)) for i in range(len(rises))]
     sums.append(total(g, (w - len(rises)).clamp_(min=0)))
