@@ -10,7 +10,7 @@ from comparison.axes import logarithmic
 from comparison.document import UNKNOWN, Block, Bullets, Code, Heading, Paragraph, Picture, Table, change
 from comparison.plots import MARKERS, Image, line, picture, styles
 from comparison.results import Results
-from comparison.scaling.study import Forecast, Point, Scaling, to_json
+from comparison.scaling.study import Forecast, Scaling, to_json
 from comparison.statistics import Interval, percent
 from data.files import write_json
 
@@ -73,31 +73,35 @@ def summary_of(scaling: Scaling, found: Results) -> str:
     tokens = sorted({point.tokens for point in scaling.points})
     ratios = [point.tokens / point.parameters for point in scaling.points]
     seeds = sorted({len(point.losses) for point in scaling.points})
+    each = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
     sizes = f"{len(scaling.sizes)} sizes ({', '.join(scaling.sizes)}: layers x width)"
     lengths = f"{len(tokens)} lengths ({tokens[0] / 1e6:.3g} to {tokens[-1] / 1e6:.3g} million tokens"
     return (
         f"{len(found.records)} runs of {len(scaling.arms)} arms at {sizes} and {lengths}, {min(ratios):.2g} to "
-        f"{max(ratios):.2g} a parameter), {seeds[0]} to {seeds[-1]} seeds each. The baseline is {scaling.baseline}."
+        f"{max(ratios):.2g} a parameter), {each} seeds each. The baseline is {scaling.baseline}."
     )
 
 
 def difference_table(scaling: Scaling) -> Table:
-    """A row for each size and length, a column an arm."""
-    arms = scaling.arms[1:]
-    header = ("size", "parameters", "tokens", "tokens a parameter", f"{scaling.baseline}, perplexity", *arms)
-    rows = []
-    at: dict[tuple[int, int], dict[str, Point]] = {}
-    for point in scaling.points:
-        at.setdefault((point.parameters, point.tokens), {})[point.arm] = point
-    for (parameters, tokens), points in sorted(at.items()):
-        base = points[scaling.baseline]
-        numbers = (f"{parameters:,}", f"{tokens / 1e6:.3g}M", f"{tokens / parameters:.2g}", f"{np.exp(base.loss):.3f}")
-        rows.append((base.size, *numbers, *(_cell(points.get(arm)) for arm in arms)))
+    """A row for each arm, size and length: the verdict is in the second column, which a narrow screen shows."""
+    baseline = scaling.baseline
+    header = ("arm", f"against {baseline}", "size", "tokens a parameter", "tokens", "parameters", f"perplexity of {baseline}")
+    base = {(point.parameters, point.tokens): point for point in scaling.points if point.arm == baseline}
+    order = {arm: place for place, arm in enumerate(scaling.arms)}
+    rows = [
+        (
+            point.arm,
+            change(point.contrast.interval.mean, point.contrast.shown),
+            point.size,
+            f"{point.tokens / point.parameters:.2g}",
+            f"{point.tokens / 1e6:.3g}M",
+            f"{point.parameters:,}",
+            f"{np.exp(base[point.parameters, point.tokens].loss):.3f}",
+        )
+        for point in sorted(scaling.points, key=lambda point: (order[point.arm], point.parameters, point.tokens))
+        if point.contrast
+    ]
     return Table(header, tuple(rows), name="scaling_differences")
-
-
-def _cell(point: Point | None) -> str:
-    return change(point.contrast.interval.mean, point.contrast.shown) if point and point.contrast else UNKNOWN
 
 
 def forecast_table(scaling: Scaling) -> Table:

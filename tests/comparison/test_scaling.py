@@ -104,8 +104,10 @@ def test_the_report_from_the_command_line(folders: list[Path], tmp_path: Path, c
     assert told["laws"]["shared"]["a"] == pytest.approx([0.4, 0.4], abs=0.1)
     for name in ("scaling", "scaling_per_parameter"):
         assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    (first,) = (block for block in text.split("\n\n") if block.startswith("| size |"))
-    assert first.splitlines()[2].startswith("| 4 x 32 | 60,000 | 0.0768M | 1.3 | ")
+    (first,) = (block for block in text.split("\n\n") if block.startswith("| arm | against gelu | size |"))
+    assert re.fullmatch(
+        r"\| \w+ \| [-+].* % \(.* to .*\) \| 4 x 32 \| 1.3 \| 0.0768M \| 60,000 \| [\d.]+ \|", first.splitlines()[2]
+    )
 
 
 def test_too_few_sizes_have_curves_and_no_law(folders: list[Path]) -> None:
