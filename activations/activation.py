@@ -6,7 +6,7 @@ The short way to a family is `Parametric` (parametric.py): a formula and startin
 
     degrees     names of the options that are degrees (empty where it has none), each with its allowed range in `options`
     evaluate    G in plain torch, differentiable in parameters and z: second derivatives, transforms, quadrature and fits use it
-    function    the fast path, from `activations.kernels`; left out, the plain formula is the path
+    fast_path   a kernel for the engine (engine.py) and its coefficients; left out, the plain formula is the path
     initial     (learnable families) the parameters' starting values in float64, by `init`
     fitted      (learnable families) the parameters that match a target, see fit.py
 
@@ -19,9 +19,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from activations.kernels.formula import working_dtype
-from activations.kernels.pointwise import Pointwise, only_plain
-from activations.moments import Moments, quadrature
+from activations import solve
+from activations.engine import Pointwise, only_plain, working_dtype
+from activations.moments import Moments, differentiate, quadrature
 from activations.target import TARGETS, Target, Weight
 
 Values = dict[str, Tensor]  # parameter name -> float64, (k,) for a whole layer or (rows, k)
@@ -224,26 +224,22 @@ class Learnable(Activation):
     def _computed(self, x: Tensor) -> Tensor:
         """F(x) for x (..., channels): by the kernel, or by the plain formula where only that can be followed."""
         parameters = [getattr(self, name) for name in self.parameter_names]
-        if not self.has_kernel or only_plain(x, *parameters):
+        fast = None if only_plain(x, *parameters) else self.fast_path()
+        if fast is None:
             return self.plain(x, self.unit, *parameters)
         # Images whose channels lie innermost in memory keep that, as they do in torch.nn.GELU.
         moved = self.rows() == 1 and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-        y = self.function()(x.movedim(1, -1) if moved else x, self.plain, self.unit, *parameters)
+        y = fast(x.movedim(1, -1) if moved else x, self.plain, self.unit, *parameters)
         return y.movedim(-1, 1) if moved else y
 
-    @property
-    def has_kernel(self) -> bool:
-        """Whether `function` computes F."""
-        return type(self).function is not Learnable.function
-
-    def function(self) -> Pointwise:
-        """F at the parameters as they are, by a kernel; families without one are computed by their plain formula."""
-        raise TypeError(f"{type(self).__name__} has no function(): it is computed by its plain formula")
+    def fast_path(self) -> Pointwise | None:
+        """F at the parameters as they are, by a kernel; None where the plain formula is the only path."""
+        return None
 
     @torch.no_grad()
     def frozen(self) -> Callable[[Tensor], Tensor]:
-        has_kernel = type(self).forward is Learnable.forward and self.has_kernel
-        return self.function().frozen() if has_kernel and self.channel_dim == -1 else self
+        fast = self.fast_path() if type(self).forward is Learnable.forward and self.channel_dim == -1 else None
+        return self if fast is None else fast.frozen()
 
     def initial(self, init: str) -> Values:
         """The starting values in float64, (k,) or (rows, k)."""
@@ -252,6 +248,15 @@ class Learnable(Activation):
     def fitted(self, target: Target) -> Values:
         """The values (k,) in float64 for which G matches `target`."""
         raise TypeError(f"{type(self).__name__} has no fitted(): every learnable family states how it is fitted")
+
+    def combined(self, target: Target, units: Values) -> Tensor:
+        """The c (k,) for which sum_i c_i G_i is nearest to `target` in value and derivative.
+
+        G_i is G at the i-th row of `units`, of k rows; vectors in `units` are the same for all.
+        """
+        count = max(len(value) for value in units.values() if value.dim() == 2)
+        basis, slopes = differentiate(lambda z: self.evaluate(units, z), target.z[:, None].expand(-1, count))
+        return solve.linear(target, basis, slopes)
 
     def constants(self) -> Values:
         """Numbers that `forward` needs as tensors; kept as buffers in the parameters' dtype, exact in each, not saved."""

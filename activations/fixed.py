@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from activations.activation import Activation, Option, Values
-from activations.kernels.formula import working_dtype
+from activations.engine import working_dtype
 from activations.target import gelu
 
 

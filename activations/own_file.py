@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from activations.activation import Activation
-from activations.kernels.formula import working_dtype
+from activations.engine import working_dtype
 from activations.moments import Moments
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ class Parametric(Learnable):
     init=paper is h as stated, at scale 1, shift 0 and s = 1.
 
     Gains are found by quadrature, fits by least squares over all parameters, gradients by autograd, eagerly and compiled. Eager
-    autograd saves intermediate results; a kernel (`function`) can be added later. ValueError for a bad `start` or `formula`.
+    autograd saves intermediate results; a `fast_path` can be added later. ValueError for a bad `start` or `formula`.
     """
 
     options: ClassVar = LEARNABLE_OPTIONS

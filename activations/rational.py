@@ -13,9 +13,9 @@ from torch import Tensor
 
 from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
-from activations.kernels.pointwise import Pointwise
-from activations.kernels.rational import rational
+from activations.engine import Columns, Kernel, Pointwise, Total
 from activations.moments import unit_gain
+from activations.polynomial import horner, power_sums, with_slopes
 from activations.target import Target, Weight, gelu
 
 
@@ -49,11 +49,6 @@ class Rational(Learnable):
                 f"rational: groups={self.rows()} do not divide {channels} channels; type for example groups={divisor}"
             )
 
-    def function(self) -> Pointwise:
-        powers = self.input_std**-self.exponents
-        p = self.numerator * (self.input_std * powers[: self.numerator.shape[-1]])
-        return rational(p, self.denominator * powers[1 : self.denominator.shape[-1] + 1])
-
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         count = max(values["numerator"].shape[-1], values["denominator"].shape[-1] + 1)
         largest = torch.finfo(z.dtype).max ** (1 / count)  # inf / inf would be NaN
@@ -66,9 +61,6 @@ class Rational(Learnable):
     @property
     def has_free_constant(self) -> bool:
         return bool(self.choices["p"] >= 2 * (self.choices["q"] // 2))
-
-    def constants(self) -> Values:
-        return {"exponents": torch.arange(max(self.choices["p"], self.choices["q"]) + 1, dtype=torch.float64)}
 
     def initial(self, init: str) -> Values:
         if init == "paper":
@@ -138,6 +130,14 @@ class Rational(Learnable):
             square = F.pad(square, (0, 2)) + F.pad(square, (2, 0)) / (2 * r**2)
         return F.pad(square[1:], (0, n % 2))
 
+    def constants(self) -> Values:
+        return {"exponents": torch.arange(max(self.choices["p"], self.choices["q"]) + 1, dtype=torch.float64)}
+
+    def fast_path(self) -> Pointwise:
+        powers = self.input_std**-self.exponents
+        p = self.numerator * (self.input_std * powers[: self.numerator.shape[-1]])
+        return Pointwise(KERNEL, p, self.denominator * powers[1 : self.denominator.shape[-1] + 1])
+
 
 def _power_sum(c: Tensor, z: Tensor) -> Tensor:
     return sum((c[..., j] * z**j for j in range(c.shape[-1])), start=torch.zeros_like(z))
@@ -149,3 +149,44 @@ def _value_and_slope(p: Tensor, q: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     Q, slope_Q = 1 + A.abs(), A.sign() * _power_sum(q * torch.arange(1, len(q) + 1), z)
     P, slope_P = _power_sum(p, z), _power_sum(p[1:] * torch.arange(1, len(p)), z)
     return P / Q, (slope_P * Q - P * slope_Q) / Q.square()
+
+
+# The fast path.
+
+
+def _prepare(p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
+    """The coefficients, and those of P' and A'."""
+    return p, q, with_slopes(p)[1], q * torch.arange(1, q.shape[1] + 1, dtype=q.dtype, device=q.device)
+
+
+def _within(z: Tensor, p: Columns, q: Columns) -> Tensor:
+    """z clamped to where no power overflows: inf / inf would be NaN."""
+    largest = torch.finfo(z.dtype).max ** (1 / (max(len(p) - 1, len(q)) + 1))
+    return z.clamp(-largest, largest)
+
+
+def _value(z: Tensor, out: Tensor | None, p: Columns, q: Columns, *slopes: object) -> Tensor:
+    z = _within(z, p, q)
+    denominator = horner(z, None, q).mul_(z).abs_().add_(1)
+    return horner(z, out, p).div_(denominator)
+
+
+def _gradients(
+    z: Tensor, g: Tensor, total: Total, out: Tensor | None, p: Columns, q: Columns, p_slopes: Columns, q_slopes: Columns
+) -> tuple[Tensor, list[Tensor]]:
+    """Sums: g x^j / Q for every p_j, then g F x^j sign(A) / Q for every q_j, j >= 1."""
+    z = _within(z, p, q)
+    inner = horner(z, None, q).mul_(z)
+    inverse = inner.abs().add_(1).reciprocal_()
+    over = g * inverse
+    under = horner(z, None, p).mul_(inverse).mul_(over).mul_(inner.sign_()).neg_()
+    dz = horner(z, out, p_slopes).mul_(over)
+    dz.addcmul_(under, horner(z, None, q_slopes))
+    return dz, power_sums(z, over, total, len(p)) + power_sums(z, under, total, len(q) + 1)[1:]
+
+
+def _collect(sums: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, ...]:
+    return sums[:, : p.shape[-1]], sums[:, p.shape[-1] :]
+
+
+KERNEL = Kernel(prepare=_prepare, value=_value, gradients=_gradients, collect=_collect)

@@ -9,7 +9,6 @@ Heights at fixed knots are the local basis of learned splines: Bohra et al. 2020
 (arXiv 2404.19756). Knots that move freely are `tropical_rational`'s.
 """
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -17,8 +16,7 @@ from torch import Tensor
 
 from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
-from activations.kernels.formula import Formula, Total
-from activations.kernels.pointwise import Pointwise
+from activations.engine import Columns, Kernel, Pointwise, Total
 from activations.moments import Moments, piecewise_linear, unit_gain
 from activations.target import TARGETS, Target, Weight, gelu
 
@@ -46,16 +44,6 @@ class Spline(Learnable):
     heights: Tensor
     slopes: Tensor
     place: Tensor
-
-    def function(self) -> Pointwise:
-        """In w = place_1 x / s + place_0: rises instead of heights, outer slopes a spacing."""
-        v, s = self.heights * self.input_std, self.input_std
-        outer = self.slopes * (s / self.place[1])
-        return linear_spline(v[..., :1], v.diff(dim=-1), outer, torch.stack([self.place[0], self.place[1] / s]))
-
-    def constants(self) -> Values:
-        pieces = self.choices["knots"] - 1
-        return {"place": torch.tensor([pieces / 2, pieces / (2 * REACH)], dtype=torch.float64)}
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         v, m = values["heights"], values["slopes"]
@@ -96,6 +84,16 @@ class Spline(Learnable):
         intercepts = torch.cat([left[1], left[0]], dim=-1)
         return piecewise_linear(t.expand(*v.shape), lambda z: (slopes, intercepts), std)
 
+    def constants(self) -> Values:
+        pieces = self.choices["knots"] - 1
+        return {"place": torch.tensor([pieces / 2, pieces / (2 * REACH)], dtype=torch.float64)}
+
+    def fast_path(self) -> Pointwise:
+        """In w = place_1 x / s + place_0: rises instead of heights, outer slopes a spacing."""
+        v, s = self.heights * self.input_std, self.input_std
+        outer = self.slopes * (s / self.place[1])
+        return Pointwise(KERNEL, v[..., :1], v.diff(dim=-1), outer, torch.stack([self.place[0], self.place[1] / s]))
+
     def _pieces(self, values: Values) -> Tensor:
         """The slopes of all pieces from left to right, (..., K+1)."""
         v, m = values["heights"], values["slopes"]
@@ -103,12 +101,8 @@ class Spline(Learnable):
         return torch.cat([m[..., :1], inner, m[..., 1:]], dim=-1)
 
 
-def linear_spline(base: Tensor, rises: Tensor, outer: Tensor, place: Tensor) -> Pointwise:
-    """x -> base + sum_i rises_i clamp(w - i, 0, 1) + outer_0 min(w, 0) + outer_1 max(w - pieces, 0), w = place_1 x + place_0.
-
-    Differentiable in x, base (1,), rises (pieces,) and outer (2,), each with rows or without; place (2,) is constant.
-    """
-    return Pointwise(_FORMULA, base, rises, outer, place)
+# The fast path: base + sum_i rises_i clamp(w - i, 0, 1) + outer_0 min(w, 0) + outer_1 max(w - pieces, 0) for
+# w = place_1 x + place_0.
 
 
 def _prepare(base: Tensor, rises: Tensor, outer: Tensor, place: Tensor) -> tuple[Tensor, ...]:
@@ -117,17 +111,17 @@ def _prepare(base: Tensor, rises: Tensor, outer: Tensor, place: Tensor) -> tuple
     return base, rises, outer, place, slopes.diff(dim=1)
 
 
-def _place(z: Tensor, place: Sequence[Tensor], bound: float) -> Tensor:
+def _place(z: Tensor, place: Columns, bound: float) -> Tensor:
     return torch.addcmul(place[0], z.clamp(-bound, bound), place[1])
 
 
 def _value(
     z: Tensor,
     out: Tensor | None,
-    base: Sequence[Tensor],
-    rises: Sequence[Tensor],
-    outer: Sequence[Tensor],
-    place: Sequence[Tensor],
+    base: Columns,
+    rises: Columns,
+    outer: Columns,
+    place: Columns,
     bends: object,
 ) -> Tensor:
     """One clamp a piece: sums in a fixed order on any device. A gather needs scattered sums; their times are in LOG.md."""
@@ -143,11 +137,11 @@ def _gradients(
     g: Tensor,
     total: Total,
     out: Tensor | None,
-    base: Sequence[Tensor],
-    rises: Sequence[Tensor],
-    outer: Sequence[Tensor],
-    place: Sequence[Tensor],
-    bends: Sequence[Tensor],
+    base: Columns,
+    rises: Columns,
+    outer: Columns,
+    place: Columns,
+    bends: Columns,
 ) -> tuple[Tensor, list[Tensor]]:
     """Sums: g, g min(w, 0), g c(w - i) for each piece, g max(w - K + 1, 0)."""
     # Another bound than the value's: a compiler that sees the same w in both keeps it for the backward pass.
@@ -165,4 +159,4 @@ def _collect(sums: Tensor, base: Tensor, rises: Tensor, outer: Tensor, place: Te
     return sums[:, :1], sums[:, 2:-1], torch.cat([sums[:, 1:2], sums[:, -1:]], dim=1), None
 
 
-_FORMULA = Formula(prepare=_prepare, value=_value, gradients=_gradients, collect=_collect, tabulated=True)
+KERNEL = Kernel(prepare=_prepare, value=_value, gradients=_gradients, collect=_collect)

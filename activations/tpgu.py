@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
-from activations.kernels.pointwise import Pointwise
-from activations.kernels.polynomial import polynomial
-from activations.moments import Moments, differentiate
+from activations.engine import Pointwise
+from activations.moments import Moments
+from activations.polynomial import polynomial
 from activations.target import Target, Weight, gelu
 
 SLOPE = 1.702  # sigmoid(1.702 x) is the logistic that is closest to the normal distribution function
@@ -57,16 +56,6 @@ class TPGU(Learnable):
         self.layer = layer
         super().__init__(channels, input_std, **options)
 
-    def function(self) -> Pointwise:
-        # Computed again in the backward: a hundred numbers a channel are a tenth of x where x has a thousand rows.
-        return polynomial(checkpoint(self._powers, use_reentrant=False, preserve_rng_state=False))
-
-    def _powers(self) -> Tensor:
-        """F in powers of x, (n+2,) or (channels, n+2)."""
-        gate = self._gate(self.coefficients, self.expansion_point, self.derivatives)
-        inverse = (1 / self.input_std).expand(gate.shape[-1] - 1).cumprod(0)  # a product that Inductor computes once
-        return F.pad(gate * F.pad(inverse, (1, 0), value=1.0), (1, 0))
-
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         a, b = values["coefficients"], values["expansion_point"][..., 0]
         S = [torch.sigmoid(SLOPE * b)]
@@ -81,10 +70,6 @@ class TPGU(Learnable):
     @property
     def has_free_constant(self) -> bool:
         return False
-
-    def constants(self) -> Values:
-        n = self.choices["degree"]
-        return {"derivatives": _derivatives(n)}
 
     def initial(self, init: str) -> Values:
         n = self.choices["degree"]
@@ -103,9 +88,7 @@ class TPGU(Learnable):
         n = self.choices["degree"]
         b = torch.tensor([start(n)], dtype=torch.float64)
         units = {"coefficients": torch.eye(n + 1, dtype=torch.float64), "expansion_point": b}
-        basis, slopes = differentiate(lambda z: self.evaluate(units, z), target.z[:, None].expand(-1, n + 1))
-        a = solve.linear(target, basis, slopes)
-        return {"coefficients": a, "expansion_point": b}
+        return {"coefficients": self.combined(target, units), "expansion_point": b}
 
     def moments(self, values: Values, std: float) -> Moments:
         """E z^{2i} = (2i - 1)!! std^{2i} on the power series of G^2 and G'^2."""
@@ -114,6 +97,19 @@ class TPGU(Learnable):
         c = F.pad(gate, (1, 0)) * std ** torch.arange(n + 2).double()  # G(std u)
         slope = c[..., 1:] * torch.arange(1, n + 2).double() / std
         return Moments(*(expectation for expectation in (_mean(c), _mean_square(c), _mean_square(slope))))
+
+    def constants(self) -> Values:
+        return {"derivatives": _derivatives(self.choices["degree"])}
+
+    def fast_path(self) -> Pointwise:
+        # Computed again in the backward: a hundred numbers a channel are a tenth of x where x has a thousand rows.
+        return polynomial(checkpoint(self._powers, use_reentrant=False, preserve_rng_state=False))
+
+    def _powers(self) -> Tensor:
+        """F in powers of x, (n+2,) or (channels, n+2)."""
+        gate = self._gate(self.coefficients, self.expansion_point, self.derivatives)
+        inverse = (1 / self.input_std).expand(gate.shape[-1] - 1).cumprod(0)  # a product that Inductor computes once
+        return F.pad(gate * F.pad(inverse, (1, 0), value=1.0), (1, 0))
 
     @staticmethod
     def _gate(a: Tensor, b: Tensor, derivatives: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
-from activations.kernels.pointwise import Pointwise
-from activations.kernels.tropical import tropical
+from activations.engine import Columns, Kernel, Pointwise, Total
 from activations.moments import Moments, piecewise_linear, unit_gain
 from activations.target import Target, Weight
 
@@ -33,9 +32,6 @@ class Tropical(Learnable):
     default_weight = Weight("uniform", 3.0)  # its tails are lines: only the bend must be sampled
     scale: Tensor
     intercepts: Tensor
-
-    def function(self) -> Pointwise:
-        return tropical(self.scale, self.intercepts * self.input_std)
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         a = values["intercepts"]
@@ -90,6 +86,9 @@ class Tropical(Learnable):
 
         return piecewise_linear(self.kinks(values), line, std)
 
+    def fast_path(self) -> Pointwise:
+        return Pointwise(KERNEL, self.scale, self.intercepts * self.input_std)
+
 
 def quantiles(n: int, offset: float = 0.0) -> Tensor:
     """(n,) breakpoints at the standard normal's quantiles (k - offset) / (n + 1 - 2 offset), k = 1..n."""
@@ -127,3 +126,63 @@ def _breakpoints(target: Target, n: int, sign: int) -> list[Tensor]:
         t = target.z[torch.searchsorted(rising, levels).clamp(max=len(target.z) - 1)]
         starts.append(t + 1e-2 * target.radius / n * torch.arange(n))  # apart
     return starts
+
+
+# The fast path.
+#
+# The pieces of a maximum of lines take over in the order of their slopes. So a threshold for each says which is the largest:
+# derivatives need one comparison a piece, not a chain of maxima. At a tie the piece of lowest slope gets the gradient.
+
+
+def thresholds(slopes: Tensor, intercepts: Tensor) -> Tensor:
+    """T (rows, n) of n + 1 lines (rows, n + 1), slopes ascending: for x > T_k, and only there, the largest line is among k..n.
+
+    T_k = min_{j >= k} max_{i < k} of where line j overtakes line i. T ascends; equal neighbours bound a piece that is never
+    the largest.
+    """
+    rise = slopes.unsqueeze(1) - slopes.unsqueeze(2)  # (rows, i, j): m_j - m_i
+    lead = intercepts.unsqueeze(2) - intercepts.unsqueeze(1)  # b_i - b_j
+    overtakes = torch.where(rise > 0, lead / rise, torch.where(lead < 0, -torch.inf, torch.inf))
+    index = torch.arange(slopes.shape[-1], device=slopes.device)
+    k = index[1:].view(-1, 1, 1)
+    last = torch.where(index.view(-1, 1) < k, overtakes.unsqueeze(1), -torch.inf).amax(2)  # (rows, k, j)
+    return torch.where(index >= k.squeeze(-1), last, torch.inf).amin(2)
+
+
+def by_piece(sums: Tensor) -> Tensor:
+    """Sums over x > T_k for k = 0..n (T_0 = -inf) into sums over where piece k is the largest."""
+    return sums - torch.cat([sums[:, 1:], torch.zeros_like(sums[:, :1])], dim=1)
+
+
+def _prepare(scale: Tensor, intercepts: Tensor) -> tuple[Tensor, ...]:
+    k = torch.arange(intercepts.shape[-1], dtype=intercepts.dtype, device=intercepts.device)
+    return scale, intercepts, thresholds(k.expand_as(intercepts), intercepts)
+
+
+def _value(z: Tensor, out: Tensor | None, scale: Columns, b: Columns, steps: Columns) -> Tensor:
+    """Horner's rule in the max-plus semiring: max(b_0, z + max(b_1, z + ...))."""
+    y = torch.add(z, b[-1], out=out)
+    for b_k in reversed(b[1:-1]):
+        torch.maximum(y, b_k, out=y).add_(z)
+    return torch.maximum(y, b[0], out=y).mul_(scale[0])
+
+
+def _gradients(
+    z: Tensor, g: Tensor, total: Total, out: Tensor | None, scale: Columns, b: Columns, steps: Columns
+) -> tuple[Tensor, list[Tensor]]:
+    """Sums: g times the piece's number times x, then g over x > T_k, k = 0..n."""
+    piece, sums = torch.zeros_like(z), [total(g)]
+    for step in steps:
+        above = torch.empty_like(z).copy_(z).gt_(step)
+        piece.add_(above)
+        sums.append(total(g, above))
+    dz = torch.mul(piece, g, out=out)
+    return dz.mul_(scale[0]), [total(piece.mul_(g), z), *sums]
+
+
+def _collect(sums: Tensor, scale: Tensor, intercepts: Tensor) -> tuple[Tensor, Tensor]:
+    shares = by_piece(sums[:, 1:])
+    return sums[:, :1] + (intercepts * shares).sum(1, keepdim=True), scale * shares
+
+
+KERNEL = Kernel(prepare=_prepare, value=_value, gradients=_gradients, collect=_collect)

@@ -3,6 +3,7 @@
 Khalfaoui-Hassani and Kesselheim, Polynomial, trigonometric, and tropical activations, arXiv 2502.01247.
 """
 
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -10,13 +11,13 @@ from torch import Tensor
 
 from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Option, Values
-from activations.kernels.pointwise import Pointwise
-from activations.kernels.tropical import LARGEST_INPUT, tropical_rational
+from activations.engine import Columns, Kernel, Pointwise, Total
 from activations.moments import Moments, piecewise_linear, unit_gain
 from activations.target import Target, Weight
-from activations.tropical import active, crossings, intercepts, quantiles
+from activations.tropical import active, by_piece, crossings, intercepts, quantiles, thresholds
 
 PAPER_SEED = 0
+LARGEST_INPUT = 1e30  # two infinite maxima would make NaN
 
 
 class TropicalRational(Learnable):
@@ -35,10 +36,6 @@ class TropicalRational(Learnable):
     intercepts: Tensor
     slopes_den: Tensor
     intercepts_den: Tensor
-
-    def function(self) -> Pointwise:
-        s = self.input_std
-        return tropical_rational(self.slopes, self.intercepts * s, self.slopes_den, self.intercepts_den * s)
 
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         m, a, m_den, a_den = (values[name] for name in self.parameter_names)
@@ -122,6 +119,10 @@ class TropicalRational(Learnable):
 
         return piecewise_linear(self.kinks(values), line, std)
 
+    def fast_path(self) -> Pointwise:
+        s = self.input_std
+        return Pointwise(KERNEL, self.slopes, self.intercepts * s, self.slopes_den, self.intercepts_den * s)
+
     def _values(self, *vectors: Tensor) -> Values:
         return dict(zip(self.parameter_names, vectors, strict=True))
 
@@ -144,3 +145,54 @@ def _knots(target: Target, n: int, sign: int) -> Tensor:
 def _sorted(knots: Tensor, bends: Tensor) -> tuple[Tensor, Tensor]:
     order = knots.argsort()
     return knots[order], bends[order]
+
+
+# The fast path, as in tropical.py.
+
+
+def _prepare(*coefficients: Tensor) -> tuple[Tensor, ...]:
+    """The coefficients, then for each of the two maxima its slopes in ascending order and its thresholds."""
+    m, b, m_den, b_den = coefficients
+    ascending, order = m.sort(dim=1, stable=True)
+    ascending_den, order_den = m_den.sort(dim=1, stable=True)
+    steps, steps_den = thresholds(ascending, b.gather(1, order)), thresholds(ascending_den, b_den.gather(1, order_den))
+    return *coefficients, ascending, steps, ascending_den, steps_den
+
+
+def _value(z: Tensor, out: Tensor | None, *columns: Columns) -> Tensor:
+    z = z.clamp(-LARGEST_INPUT, LARGEST_INPUT)
+    return _maximum(z, columns[0], columns[1]).sub_(_maximum(z, columns[2], columns[3]))
+
+
+def _maximum(z: Tensor, m: Columns, b: Columns) -> Tensor:
+    y = torch.mul(z, m[0]).add_(b[0])
+    for m_k, b_k in zip(m[1:], b[1:], strict=True):
+        torch.maximum(y, torch.mul(z, m_k).add_(b_k), out=y)
+    return y
+
+
+def _gradients(z: Tensor, g: Tensor, total: Total, out: Tensor | None, *columns: Columns) -> tuple[Tensor, list[Tensor]]:
+    """Sums: g x and g over x > T_k, k = 0..n, of the first maximum, then of the second."""
+    gz = g * z
+    slope, sums = torch.zeros_like(z), []
+    for sign, m, steps in ((1, columns[4], columns[5]), (-1, columns[6], columns[7])):
+        slope.add_(m[0], alpha=sign)
+        of_gz, of_g = [total(gz)], [total(g)]
+        for step, gain in zip(steps, [sign * (b - a) for a, b in pairwise(m)], strict=True):
+            above = torch.empty_like(z).copy_(z).gt_(step)
+            slope.addcmul_(above, gain)
+            of_gz.append(total(gz, above))
+            of_g.append(total(g, above))
+        sums += of_gz + of_g
+    return slope.mul_(g), sums
+
+
+def _collect(sums: Tensor, *coefficients: Tensor) -> tuple[Tensor, ...]:
+    m, _, m_den, _ = coefficients
+    parts = sums.split([c.shape[1] for c in coefficients], dim=1)
+    orders = (order for slopes in (m, m_den) for order in [slopes.sort(dim=1, stable=True).indices] * 2)
+    shares = [torch.empty_like(part).scatter_(1, order, by_piece(part)) for part, order in zip(parts, orders, strict=True)]
+    return *shares[:2], *[-share for share in shares[2:]]
+
+
+KERNEL = Kernel(prepare=_prepare, value=_value, gradients=_gradients, collect=_collect)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from activations import solve
 from activations.activation import LEARNABLE_OPTIONS, Learnable, Values
-from activations.kernels.pointwise import Pointwise
-from activations.kernels.xielu import xielu
+from activations.engine import Columns, Kernel, Pointwise, Total
 from activations.target import Target, Weight
 
 BETA = 0.5  # slope at 0, fixed in the paper
@@ -36,9 +35,6 @@ class XIELU(Learnable):
     alpha_n: Tensor
     beta: Tensor
 
-    def function(self) -> Pointwise:
-        return xielu(F.softplus(self.alpha_p), self.beta + F.softplus(self.alpha_n), self.beta, self.input_std)
-
     def evaluate(self, values: Values, z: Tensor) -> Tensor:
         raw = (values[name][..., 0] for name in self.parameter_names)
         alpha_p, excess = (torch.logaddexp(value, torch.zeros_like(value)) for value in raw)  # excess: alpha_n - beta > 0
@@ -49,9 +45,6 @@ class XIELU(Learnable):
     @property
     def has_free_constant(self) -> bool:
         return False
-
-    def constants(self) -> Values:
-        return {"beta": torch.tensor([BETA], dtype=torch.float64)}
 
     def initial(self, init: str) -> Values:
         published = _values(PAPER_ALPHA, PAPER_ALPHA)
@@ -75,8 +68,46 @@ class XIELU(Learnable):
     def kinks(self, values: Values) -> Tensor:
         return torch.zeros(1, dtype=torch.float64)
 
+    def constants(self) -> Values:
+        return {"beta": torch.tensor([BETA], dtype=torch.float64)}
+
+    def fast_path(self) -> Pointwise:
+        return Pointwise(KERNEL, F.softplus(self.alpha_p), self.beta + F.softplus(self.alpha_n), self.beta, self.input_std)
+
 
 def _values(alpha_p: float, alpha_n: float) -> Values:
     """The parameters before the softplus."""
     raw = (math.log(math.expm1(alpha_p)), math.log(math.expm1(alpha_n - BETA)))
     return {name: torch.tensor([value], dtype=torch.float64) for name, value in zip(("alpha_p", "alpha_n"), raw, strict=True)}
+
+
+# The fast path.
+
+
+def _prepare(alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor) -> tuple[Tensor, ...]:
+    """With p = max(x, 0), n = min(x, 0): F = p (p alpha_p/std + beta) + alpha_n std expm1(n/std) - (alpha_n - beta) n."""
+    return alpha_p / std, alpha_n * std, alpha_n, beta - alpha_n, beta, 1 / std
+
+
+def _value(z: Tensor, out: Tensor | None, *columns: Columns) -> Tensor:
+    (a_p,), (height,), _, (drop,), (beta,), (inverse,) = columns
+    positive, negative = z.clamp(min=0), torch.clamp(z, max=0, out=out)
+    y = positive.mul(a_p).add_(beta).mul_(positive)
+    return y.addcmul_(drop, negative).addcmul_(height, torch.expm1(negative * inverse))
+
+
+def _gradients(z: Tensor, g: Tensor, total: Total, out: Tensor | None, *columns: Columns) -> tuple[Tensor, list[Tensor]]:
+    """Sums: g p^2, g (std e - (x - p)), g x."""
+    (a_p,), _, (a_n,), _, (beta,), (inverse,) = columns
+    positive, negative = z.clamp(min=0), z.clamp(max=0)
+    tail = torch.expm1(negative * inverse)
+    dz = torch.mul(positive, 2 * a_p, out=out).addcmul_(a_n, tail).add_(beta).mul_(g)
+    return dz, [total(positive.mul_(positive), g), total(tail.div_(inverse).sub_(negative), g), total(g, z)]
+
+
+def _collect(sums: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor, std: Tensor) -> tuple[Tensor | None, ...]:
+    p, n, b = sums.split(1, dim=1)
+    return p / std, n, b, None
+
+
+KERNEL = Kernel(prepare=_prepare, value=_value, gradients=_gradients, collect=_collect)

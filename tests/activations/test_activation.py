@@ -105,10 +105,10 @@ def test_says_what_it_is() -> None:
         assert "input_std=meta" in repr(activations.build("hermite", 4))
 
 
-@pytest.mark.parametrize("missing", ["evaluate", "function", "initial", "fitted"])
+@pytest.mark.parametrize("missing", ["evaluate", "initial", "fitted"])
 def test_a_family_without_its_formulas_says_which(missing: str) -> None:
     module = activations.build("hermite", 4)
-    arguments = {"evaluate": ({}, torch.zeros(1)), "function": ()}.get(missing, ("unit",))
+    arguments = {"evaluate": ({}, torch.zeros(1))}.get(missing, ("unit",))
     with pytest.raises(TypeError, match=rf"has no {missing}\(\)"):
         getattr(Learnable, missing)(module, *arguments)
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import activations
-from activations.kernels import paths
+from activations import engine
 from bench import gradients
 from bench.gradients import CHANNELS, both, families, specs_of
 
@@ -63,14 +63,14 @@ def test_ordinary_degree_of_every_family(name: str, device: str) -> None:
 
 
 def test_ordinary_degrees_are_of_the_row_by_row_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or `ordinary` would no longer be the other of the two paths."""
+    """Or `ordinary` would no longer be the other of the two engine."""
     counts: list[int] = []
-    gather = paths._gather
-    monkeypatch.setattr(paths, "_gather", lambda sums, count: (counts.append(count), gather(sums, count))[1])
+    gather = engine._gather
+    monkeypatch.setattr(engine, "_gather", lambda sums, count: (counts.append(count), gather(sums, count))[1])
     for name in families():
         x = torch.randn(3, CHANNELS, requires_grad=True)
         activations.build(ordinary(name)[0], CHANNELS)(x).sum().backward()
-    assert counts == [count for count in counts if count > paths.FUSED_SUMS or count == 3]  # xIELU has three at most
+    assert counts == [count for count in counts if count > engine.FUSED_SUMS or count == 3]  # xIELU has three at most
 
 
 @pytest.mark.slow

@@ -1,12 +1,16 @@
 """Hermite: golden numbers of its initialisations, overflow in float16, and torchortho's values."""
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import activations
-from activations.hermite import Hermite, basis, rescale
+from activations.hermite import POWER_BASIS_DEGREE, Hermite, basis, rescale
 
 # a_0, a_k at unit gain and the gain of the published initialisation, by degree.
 UNIT = {
@@ -87,3 +91,51 @@ def test_paper_is_torchortho(degree: int) -> None:
 def test_degree_sets_the_gain_and_not_the_shape_alone() -> None:
     assert math.isclose(sum(1 / math.factorial(k) for k in range(3)), 2.5)
     assert activations.gains(activations.build("hermite:degree=3,init=paper", 1))[0] == pytest.approx(2.5 / math.e)
+
+
+def series(a: torch.Tensor, std: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """x (n,) -> the series with coefficients a (k,), by the fast path."""
+    module = activations.build(f"hermite:degree={len(a) - 1}", 1, std).to(a.dtype)
+    module.set_values({"coefficients": a})
+    return lambda x: module(x[:, None])[:, 0]
+
+
+def exact(a: list[float], x: torch.Tensor, std: float) -> tuple[np.ndarray, np.ndarray]:
+    """The series, and the sum of the magnitudes of its terms, in float64."""
+    z = x.double().numpy() / std
+    terms = [std * a_k * np.polynomial.hermite_e.hermeval(z, [0] * k + [1]) / math.factorial(k) for k, a_k in enumerate(a)]
+    return sum(terms), sum(np.abs(t) for t in terms)
+
+
+@given(st.integers(1, 16), st.floats(0.2, 3), st.booleans(), st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_float32_error_is_below_a_millionth_of_the_terms(degree, std, growing, seed):
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(degree + 1, generator=generator)
+    a[0] = 1  # where all terms vanish at once no float evaluation has relative accuracy
+    if growing:
+        a *= torch.tensor([math.sqrt(math.factorial(k)) for k in range(degree + 1)])
+    std = float(torch.tensor(std))
+    x = std * torch.linspace(-6, 6, 2001)
+    y = series(a, std)(x).detach().double().numpy()
+    wanted, magnitude = exact(a.double().tolist(), x, std)
+    # Rounding x/std costs up to 2^-24 |z F'|, which is inherent to a float32 argument.
+    slope = np.abs(np.gradient(wanted, x.double().numpy()) * x.double().numpy()) * 2**-24
+    assert (np.abs(y - wanted) <= 2e-6 * magnitude + 2 * slope).all()
+
+
+@pytest.mark.parametrize("degree", [POWER_BASIS_DEGREE, POWER_BASIS_DEGREE + 1])
+def test_both_bases_meet(degree):
+    a = torch.ones(degree + 1, dtype=torch.float64)
+    x = torch.linspace(-8, 8, 101, dtype=torch.float64)
+    wanted, _ = exact(a.tolist(), x, 0.5)
+    np.testing.assert_allclose(series(a, 0.5)(x).detach().numpy(), wanted, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("degree", range(1, 17))
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_saturates_with_the_sign_of_the_leading_term(degree, sign):
+    vanishing = [0.0] * (degree < 16)  # a last coefficient of zero leads nothing
+    a = torch.cat([torch.randn(degree), torch.tensor([2 * sign, *vanishing])])
+    y = series(a, 0.01)(torch.tensor([3e38, -3e38]))
+    assert y.tolist() == [sign * torch.inf, sign * (-1) ** degree * torch.inf]

@@ -3,9 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import activations
 from activations.activation import Learnable
+from activations.engine import Pointwise
+from activations.rational import KERNEL
 
 
 @pytest.mark.parametrize(("p", "q", "exact"), [(5, 4, True), (4, 5, True), (2, 2, True), (2, 4, False), (1, 2, False)])
@@ -44,3 +48,21 @@ def test_groups_must_divide_the_channels() -> None:
         activations.build("rational", 12)
     assert activations.build("rational:groups=4", 12).values()["numerator"].shape == (4, 6)
     assert activations.build("rational:per=channel", 12).values()["numerator"].shape == (12, 6)
+
+
+@given(st.floats(-50, 50, width=32), st.lists(st.floats(-3, 3, width=32), min_size=4, max_size=4))
+@settings(deadline=None)
+def test_never_exceeds_its_numerator(x, q):
+    p = torch.tensor([0.3, -1.0, 0.5])
+    numerator = abs(0.3 - x + 0.5 * x * x)
+    assert abs(Pointwise(KERNEL, p, torch.tensor(q))(torch.tensor([x])).item()) <= numerator * (1 + 1e-4) + 1e-5
+
+
+def test_golden():
+    y = Pointwise(KERNEL, torch.tensor([1.0, 1.0]), torch.tensor([0.0, -0.5]))(torch.tensor([2.0, -1.0]))
+    torch.testing.assert_close(y, torch.tensor([3 / 3, 0.0]))
+
+
+def test_large_inputs_keep_the_value_at_the_clamp():
+    y = Pointwise(KERNEL, torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 1.0]))(torch.tensor([1e20, 3e38, -3e38]))
+    torch.testing.assert_close(y, torch.ones(3))

@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import activations
-from activations.tropical import active, crossings, intercepts, quantiles
+from activations.engine import Pointwise
+from activations.tropical import KERNEL, active, crossings, intercepts, quantiles, thresholds
 
 UNIT = {1: (1.414213562, 0.0), 2: (0.774596669, -0.195010587), 6: (0.277350098, -0.415172589), 12: (0.141421356, -0.498169889)}
 
@@ -70,3 +73,42 @@ def test_agrees_with_torchortho(degree: int) -> None:
         results.append((y.detach(), x.grad, parameter.grad))
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+lines = st.integers(2, 9).flatmap(
+    lambda n: st.tuples(
+        st.lists(st.integers(-6, 6), min_size=n, max_size=n).map(sorted), st.lists(st.integers(-8, 8), min_size=n, max_size=n)
+    )
+)
+
+
+@given(lines, st.floats(-20, 20))
+@settings(deadline=None)
+def test_thresholds_count_up_to_the_largest_line(pairs, x):
+    """Equal slopes and triple points included: the number of thresholds below x indexes a line that is the largest there."""
+    slopes, intercepts = (torch.tensor([values], dtype=torch.float64) for values in pairs)
+    steps = thresholds(slopes, intercepts)[0]
+    assert (steps.diff() >= 0).logical_or(steps.diff().isnan()).all()
+    values = (slopes * x + intercepts)[0]
+    torch.testing.assert_close(values[int((x > steps).sum())], values.max(), rtol=1e-12, atol=1e-9)
+
+
+def test_at_a_tie_the_piece_of_lowest_slope_gets_the_gradient():
+    x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    scale, intercepts = torch.ones(1, dtype=torch.float64), torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    dx, db = torch.autograd.grad(Pointwise(KERNEL, scale, intercepts)(x).sum(), [x, intercepts])
+    assert dx.item() == 0
+    assert db.tolist() == [1, 0, 0]
+
+
+def test_a_piece_that_is_never_the_largest_gets_none():
+    intercepts = torch.tensor([0.0, -5.0, 0.0], requires_grad=True)
+    (db,) = torch.autograd.grad(Pointwise(KERNEL, torch.ones(1), intercepts)(torch.linspace(-3, 3, 1001)).sum(), intercepts)
+    assert db[1] == 0
+    assert db[0] > 0
+    assert db[2] > 0
+
+
+def test_one_piece_is_a_shifted_relu():
+    x = torch.randn(100)
+    torch.testing.assert_close(Pointwise(KERNEL, torch.tensor([1.5]), torch.tensor([0.0, 0.0]))(x), 1.5 * x.relu())

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 
 import activations
+from activations.engine import Pointwise
+from activations.tropical_rational import KERNEL
 
 UNIT = {2: (1.358732, 0.079229), 4: (0.761387, -0.136528), 6: (0.529592, -0.247729)}
 
@@ -51,3 +53,21 @@ def test_agrees_with_torchortho() -> None:
         results.append((y.detach(), x.grad, *(parameter.grad for parameter in parameters)))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_slopes_may_come_in_any_order():
+    x = torch.randn(64, dtype=torch.float64, requires_grad=True)
+    coefficients = [torch.randn(5, dtype=torch.float64, requires_grad=True) for _ in range(4)]
+    order = torch.tensor([3, 0, 4, 1, 2])
+    plain = torch.autograd.grad(Pointwise(KERNEL, *coefficients)(x).sum(), [x, *coefficients])
+    shuffled = torch.autograd.grad(Pointwise(KERNEL, *[c[order] for c in coefficients])(x).sum(), [x, *coefficients])
+    for own, other in zip(plain, shuffled, strict=True):
+        torch.testing.assert_close(own, other)
+
+
+def test_it_is_never_nan():
+    huge = torch.finfo(torch.float32).max
+    x = torch.tensor([huge, -huge, 1e30, -1e30, 0.0])
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        assert not Pointwise(KERNEL, *[torch.randn(4, generator=generator) for _ in range(4)])(x).isnan().any()

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 import activations
-from activations.xielu import XIELU
+from activations.engine import Pointwise
+from activations.xielu import KERNEL, XIELU
 
 
 def test_paper_is_the_published_formula() -> None:
@@ -35,3 +36,20 @@ def test_documented_overflow_in_float16() -> None:
     x = torch.arange(300, 400, dtype=torch.float16)[:, None]
     last = float(x[module(x).isfinite()].max())
     assert f"x/s = {last:.0f}" in (XIELU.__doc__ or "")
+
+
+ALPHA_P, ALPHA_N, BETA, STD = torch.tensor([0.8]), torch.tensor([1.3]), torch.tensor([0.5]), torch.tensor(2.0)
+
+
+def test_golden_values():
+    y = Pointwise(KERNEL, ALPHA_P.double(), ALPHA_N.double(), BETA.double(), STD.double())(torch.tensor([3.0, -2.0]).double())
+    tail = 2 * (1.3 * (torch.expm1(torch.tensor(-1.0).double()) + 1) - 0.5)
+    torch.testing.assert_close(y, torch.stack([torch.tensor(0.8 * 9 / 2 + 1.5).double(), tail]))
+
+
+def test_value_and_slope_are_continuous_at_zero():
+    x = torch.tensor([-1e-7, 0.0, 1e-7], dtype=torch.float64, requires_grad=True)
+    y = Pointwise(KERNEL, ALPHA_P, ALPHA_N, BETA, STD)(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(slope, torch.full_like(slope, 0.5), rtol=0, atol=1e-6)
+    assert y[1] == 0

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activations.kernels.polynomial import polynomial
+from activations.polynomial import polynomial
 
 coefficient = st.floats(-4, 4, width=32)
 

@@ -1,25 +1,17 @@
-"""Polynomial in the power basis: F(x) = sum_j c_j x^j."""
-
-from collections.abc import Sequence
+"""What several families do with powers of x: Horner's rule, sums of g x^j, and the kernel of F(x) = sum_j c_j x^j."""
 
 import torch
 from torch import Tensor
 
-from activations.kernels.formula import Formula, Total, may_look
-from activations.kernels.pointwise import Pointwise
+from activations.engine import Columns, Kernel, Pointwise, Total, may_look
 
 
 def polynomial(c: Tensor) -> Pointwise:
     """x -> sum_j c_j x^j, differentiable in x and c; saturates to +-inf, never NaN for finite x. c: (k,) or (rows, k)."""
-    return Pointwise(_FORMULA, c)
+    return Pointwise(KERNEL, c)
 
 
-def reference(x: Tensor, c: Tensor) -> Tensor:
-    """The same in plain torch for autograd to differentiate; c: (k,), or (channels, k), x in the dtype to work in."""
-    return torch.stack([c[..., j] * x**j for j in range(c.shape[-1])]).sum(0)
-
-
-def horner(z: Tensor, out: Tensor | None, c: Sequence[Tensor]) -> Tensor:
+def horner(z: Tensor, out: Tensor | None, c: Columns) -> Tensor:
     """((c_n z + c_{n-1}) z + ...) + c_0 in z's shape, built in `out`.
 
     Infinite partial sums stay infinite: every step multiplies by the same large z, so neither 0 * inf nor inf - inf arises.
@@ -50,15 +42,15 @@ def with_slopes(c: Tensor) -> tuple[Tensor, Tensor]:
     return c, (c * torch.arange(c.shape[1], dtype=c.dtype, device=c.device))[:, min(1, c.shape[1] - 1) :]
 
 
-def value(z: Tensor, out: Tensor | None, c: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
+def value(z: Tensor, out: Tensor | None, c: Columns, slopes: Columns) -> Tensor:
     return horner(z, out, c)
 
 
 def gradients(
-    z: Tensor, g: Tensor, total: Total, out: Tensor | None, c: Sequence[Tensor], slopes: Sequence[Tensor]
+    z: Tensor, g: Tensor, total: Total, out: Tensor | None, c: Columns, slopes: Columns
 ) -> tuple[Tensor, list[Tensor]]:
     sums = power_sums(z, g, total, len(c), out)  # before `out` holds the slopes: one buffer less in the cache
     return horner(z, out, slopes).mul_(g), sums
 
 
-_FORMULA = Formula(prepare=with_slopes, value=value, gradients=gradients, collect=lambda sums, c: (sums,))
+KERNEL = Kernel(prepare=with_slopes, value=value, gradients=gradients, collect=lambda sums, c: (sums,), tabulated=False)
