@@ -106,13 +106,15 @@ def only_plain(*tensors: Tensor) -> bool:
     return any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
-@torch.compiler.assume_constant_result
 def _transforms() -> bool:
-    """Whether a transform of torch.func is at work; PyTorch asks itself so, and has no public name for it.
-
-    A constant to Dynamo, which enters the transforms that it traces: the call would be a node that no cache of graphs takes.
-    """
+    """Whether a transform of torch.func is at work; PyTorch asks itself so, and has no public name for it."""
     return torch._C._are_functorch_transforms_active()
+
+
+# A constant to Dynamo, which enters the transforms that it traces: the call would be a node that no cache of graphs takes.
+# It is what torch.compiler.assume_constant_result sets, which would import Dynamo with this package. [test_transforms.py:
+# test_derivatives_inside_compiled_code; test_package.py: test_it_works_and_imports_nothing_but_torch_s_own]
+_transforms._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def may_look(z: Tensor) -> bool:

@@ -86,7 +86,7 @@ def load(name: str) -> type[Activation]:
 def _read(path: str) -> bytes:
     if not Path(path).is_file():
         raise ValueError(
-            f"activation: there is no file {path!r} seen from {Path.cwd()}; give the path of the file that holds the class"
+            f"activation {path!r}: there is no file there, seen from {Path.cwd()}; give the path of the file with the class"
         )
     return Path(path).read_bytes()
 

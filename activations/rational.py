@@ -118,9 +118,7 @@ class Rational(Learnable):
         """P by linear least squares over the denominator of init=unit."""
         q = self._denominator(target.radius / 4)
         units = torch.eye(self.choices["p"] + 1, dtype=torch.float64)
-        columns = [torch.stack(_value_and_slope(unit, q, target.z)) for unit in units]
-        basis, slopes = torch.stack(columns, dim=-1)
-        return {"numerator": solve.linear(target, basis, slopes), "denominator": q}
+        return {"numerator": self.combined(target, {"numerator": units, "denominator": q}), "denominator": q}
 
     def _denominator(self, r: float) -> Tensor:
         """(1 + (z/r)^2 / 2)^(q//2) as q_1..q_q."""
@@ -141,14 +139,6 @@ class Rational(Learnable):
 
 def _power_sum(c: Tensor, z: Tensor) -> Tensor:
     return sum((c[..., j] * z**j for j in range(c.shape[-1])), start=torch.zeros_like(z))
-
-
-def _value_and_slope(p: Tensor, q: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """G and G' at z (N,) for p (k,) and q (m,), by the quotient rule."""
-    A = z * _power_sum(q, z)
-    Q, slope_Q = 1 + A.abs(), A.sign() * _power_sum(q * torch.arange(1, len(q) + 1), z)
-    P, slope_P = _power_sum(p, z), _power_sum(p[1:] * torch.arange(1, len(p)), z)
-    return P / Q, (slope_P * Q - P * slope_Q) / Q.square()
 
 
 # The fast path.

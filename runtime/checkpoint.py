@@ -232,8 +232,10 @@ def load_state(folder: Path) -> dict[str, Any]:
 def load_model(run: str | Path, which: str = "best") -> tuple[GPT, Config]:
     """The model of a run's checkpoint, on the CPU in evaluation mode, with the run's `Config`. Raises ValueError."""
     folder, config = _checked(run, which)
+    path = folder / "model.safetensors"
+    tensors = _read(path, config.gpt(config.vocab_size))  # before the model: a stranger's config may ask for any size
     model = GPT(config.gpt(config.vocab_size))
-    load_weights(model, folder, sharding.put)
+    model.load_gpt2_state_dict(tensors, str(path), sharding.put)
     return model.eval(), config
 
 

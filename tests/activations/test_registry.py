@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import activations
@@ -30,6 +30,8 @@ def test_options_round_trip_through_the_canonical_spec(drawn: tuple[str, dict[st
 
 
 @given(st.text(max_size=30))
+@example(".py")
+@example("none.py:Swish")
 def test_any_text_is_a_spec_or_a_one_line_error(text: str) -> None:
     try:
         found = registry.check(text)
