@@ -1,9 +1,12 @@
-"""A logarithmic axis whose labels have room."""
+"""Logarithmic axes whose labels have room."""
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 
 def logarithmic(axes: "Axes") -> None:
@@ -11,10 +14,20 @@ def logarithmic(axes: "Axes") -> None:
 
     Matplotlib's own lie on one another where x spans one decade.
     """
+    axes.set_xscale("log")
+    _label(axes.xaxis, *axes.get_xlim())
+
+
+def divided(axes: "Axes", divisor: float, label: str) -> None:
+    """A second axis on top of a logarithmic one, for x / divisor."""
+    top = axes.secondary_xaxis("top", functions=(lambda x: np.divide(x, divisor), lambda x: np.multiply(x, divisor)))
+    top.set_xlabel(label)
+    _label(top.xaxis, *axes.get_xlim())
+
+
+def _label(axis: "Axis", least: float, most: float) -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    axes.set_xscale("log")
-    least, most = axes.get_xlim()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most < 100 * least else (1,)))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if most < 100 * least else (1,)))
+    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_minor_formatter(NullFormatter())

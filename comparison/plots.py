@@ -14,7 +14,7 @@ import torch
 
 import activations
 from activations import plot, registry
-from comparison.axes import logarithmic
+from comparison.axes import divided, logarithmic
 from comparison.judge import Arm, Contrast, Summary
 from comparison.plan import short
 from comparison.record import Record
@@ -472,8 +472,7 @@ def lengths(summary: Summary) -> Image:
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set(xlabel="training tokens", ylabel=_CHANGE)
         logarithmic(axes)
-        top = axes.secondary_xaxis("top", functions=(lambda t: np.divide(t, parameters), lambda r: np.multiply(r, parameters)))
-        top.set_xlabel("tokens a parameter")
+        divided(axes, parameters, "tokens a parameter")
         figure.legend(loc="outside lower center", ncols=3, fontsize=8)
 
     return picture(fill, 7.5, 4.6 + 0.2 * -(-len(curves) // 3))
