@@ -208,17 +208,15 @@ def _against_length(summary: Summary, settings: Settings) -> list[Block]:
 
 
 def _length_table(summary: Summary) -> Table:
-    """A row an arm, a column a length: verdict, difference in perplexity and its interval."""
-    header = ["activation"]
-    for length in summary.lengths:
-        first = summary.at(length).arms[0].records[0]
-        tokens = length * first.tokens_per_step
-        header.append(f"{length:,} steps, {tokens / 1e6:.3g}M tokens, {tokens / first.parameters:.2g} a parameter")
+    """A row an arm and length, so that a narrow screen shows the longest runs too: the difference stands in column two."""
     rows = []
     for name, arms in summary.curves().items():
-        cells = {arm.length: _length_cell(summary, arm) for arm in arms}
-        rows.append((name, *(cells.get(length, UNKNOWN) for length in summary.lengths)))
-    return Table(tuple(header), tuple(rows), words=len(header), name="lengths")
+        for arm in sorted(arms, key=lambda arm: arm.length or 0):
+            steps, first = arm.length or 0, arm.records[0]
+            tokens = steps * first.tokens_per_step
+            numbers = (f"{steps:,}", f"{tokens / 1e6:.3g}M", f"{tokens / first.parameters:.2g}")
+            rows.append((name, _length_cell(summary, arm), *numbers))
+    return Table(("activation", "perplexity", "steps", "tokens", "a parameter"), tuple(rows), words=2, name="lengths")
 
 
 def _length_cell(summary: Summary, arm: Arm) -> str:

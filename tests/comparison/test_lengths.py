@@ -152,9 +152,10 @@ def test_each_length_is_judged_by_itself_at_its_own_best_rate(finish_run: Any, t
     assert [f"{c.interval.mean:.1f}" for c in summary.contrasts if "=500" in c.arm] == ["-0.1"]
     report = (tmp_path / "sweep" / "report.md").read_text()
     first = report.split("| --- |")[0].splitlines()[-1]
-    assert first.startswith("| activation | 500 steps, ")
-    (row,) = (line for line in report.splitlines() if line.startswith("| relu | lower loss"))
-    assert "higher loss" in row.split("|")[4]
+    assert first.startswith("| activation | perplexity | steps | tokens |")
+    rows = [[cell.strip() for cell in line.split("|")] for line in report.splitlines() if line.startswith("| relu | ")]
+    verdicts = {steps: difference.partition(":")[0] for _, _, difference, steps, *_ in rows}
+    assert (verdicts["500"], verdicts["3,000"]) == ("lower loss", "higher loss")
     assert (tmp_path / "sweep" / "lengths.png").read_bytes().startswith(b"\x89PNG")
 
     # Seeds beyond the first grow a trunk at the chosen rates alone, each no longer than its branches need.
